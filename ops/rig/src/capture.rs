@@ -1,0 +1,85 @@
+//! Captures of a namespace's interface, and what tshark says of them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::Result;
+use crate::net::{Folder, Host};
+use crate::process::{Process, run};
+
+/// A running capture.
+#[derive(Debug)]
+pub struct Capture {
+    process: Process,
+    file: PathBuf,
+}
+
+impl Capture {
+    /// Captures IKE and ESP on `device`.
+    pub fn start(host: &Host, device: &str, folder: &Folder) -> Result<Self> {
+        let file = folder.join(&format!("{device}.pcap"));
+        let text = file.display().to_string();
+        let mut process = host.start(
+            "tcpdump",
+            &[
+                "tcpdump",
+                "-U",
+                "-n",
+                "-s",
+                "0",
+                "-Z",
+                "root",
+                "-i",
+                device,
+                "-w",
+                &text,
+                "udp port 500 or udp port 4500 or ip proto 50 or ip6 proto 50",
+            ],
+            &[],
+            &folder.join("tcpdump.log"),
+        )?;
+        process.expect_output("listening on", Duration::from_secs(10))?;
+        Ok(Self { process, file })
+    }
+
+    /// Ends the capture and returns its file.
+    pub fn finish(mut self) -> PathBuf {
+        self.process.signal(rustix::process::Signal::INT);
+        let _ = self.process.wait(Duration::from_secs(5));
+        self.file.clone()
+    }
+}
+
+/// Runs tshark over a capture with the keys that lie in `keys` (a folder with tshark's own two tables).
+pub fn tshark(capture: &Path, keys: Option<&Path>, arguments: &[&str]) -> Result<String> {
+    let home = Folder::new("tshark")?;
+    let profile = home.join("wireshark");
+    std::fs::create_dir_all(&profile)?;
+    if let Some(keys) = keys {
+        for table in ["ikev2_decryption_table", "esp_sa"] {
+            let source = keys.join(table);
+            if source.exists() {
+                std::fs::copy(source, profile.join(table))?;
+            }
+        }
+    }
+    let home_variable = format!("XDG_CONFIG_HOME={}", home.path().display());
+    let file = capture.display().to_string();
+    let mut command = vec![
+        "env",
+        &home_variable,
+        "HOME=/nonexistent",
+        "tshark",
+        "-n",
+        "-r",
+        &file,
+    ];
+    command.extend([
+        "-o",
+        "esp.enable_encryption_decode:TRUE",
+        "-o",
+        "esp.enable_authentication_check:TRUE",
+    ]);
+    command.extend(arguments);
+    run(&command)
+}
