@@ -1,0 +1,615 @@
+//! The configuration file of the daemon: TOML, unknown fields refused, every field with a default and a stated limit.
+//!
+//! What is here concerns the node: sockets, threads, files, limits. Who may connect is not here: tenants, connections,
+//! pools and credentials live in the store and are written through the management API.
+//!
+//! ```toml
+//! state_directory = "/var/lib/concentrator"
+//!
+//! [listen]
+//! addresses = ["192.0.2.1", "2001:db8::1"]
+//!
+//! [telemetry]
+//! otlp_endpoint = "http://127.0.0.1:4317"
+//! ```
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The largest number of worker threads: the top three bits of an inbound SPI name the worker.
+pub const WORKERS_MAX: u8 = 8;
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The name of this node in telemetry and in the management API. Default: the host's name.
+    pub node_name: String,
+    /// Where the stores, the generation and the seal key lie. Created with mode 0700 when it is missing.
+    pub state_directory: PathBuf,
+    /// Sockets towards the Internet.
+    pub listen: Listen,
+    /// Threads.
+    pub threads: Threads,
+    /// What may be held at once, and how fast.
+    pub limits: Limits,
+    /// Protection of the records at rest.
+    pub seal: Seal,
+    /// The management API.
+    pub api: Api,
+    /// OTLP and Prometheus.
+    pub telemetry: Telemetry,
+    /// The log on standard error.
+    pub log: Log,
+    /// What happens on SIGTERM.
+    pub shutdown: Shutdown,
+    /// For development only.
+    pub debug: Debug,
+}
+
+/// `[listen]`: sockets towards the Internet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Local addresses, 1 to 64 of them, each served on both ports. Default: `["0.0.0.0"]`.
+    pub addresses: Vec<IpAddr>,
+    /// RFC 7296 section 2: 500. Another number only for tests.
+    pub ike_port: u16,
+    /// RFC 7296 section 2.23: 4500, IKE after NAT detection and UDP-encapsulated ESP.
+    pub nat_port: u16,
+}
+
+/// `[threads]`: what runs where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Threads {
+    /// ESP workers, 1 to 8. Default: the number of processors, at most 8.
+    pub workers: u8,
+    /// Arbiters that run the IKE SAs, 1 to 64. Default: half of the processors.
+    pub control: u8,
+    /// Threads for signatures, certificate chains and other slow work, 1 to 64. Default: the number of processors.
+    pub blocking: u8,
+    /// Pin each worker to a processor of its own. Default: false.
+    pub pin_workers: bool,
+}
+
+/// `[limits]`: everything that a datagram can make grow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// IKE SAs that are not yet authenticated; further IKE_SA_INIT requests are dropped and counted. 1 to 1,000,000.
+    pub half_open: u32,
+    /// Half-open IKE SAs above which a COOKIE is demanded (RFC 7296 section 2.6). 0 demands it always.
+    pub cookie_threshold: u32,
+    /// Established IKE SAs on this node. 1 to 4,000,000.
+    pub sessions: u32,
+    /// Authentications running or waiting for a thread; above it the peer is told to try again. 1 to 100,000.
+    pub authentications: u32,
+    /// Authentications of one tenant running or waiting: a tenant's flood leaves room for the others. 1 to 100,000.
+    pub authentications_per_tenant: u32,
+    /// Messages waiting for one IKE SA; a datagram above it is dropped and counted. 4 to 1,024.
+    pub mailbox: u32,
+    /// Restarts of one tenant's actors within `restart_window_secs`; an SA that panics beyond it is closed. 1 to 10,000.
+    pub restarts: u32,
+    /// The window of `restarts`, in seconds. 1 to 3,600.
+    pub restart_window_secs: u32,
+    /// Records waiting for the store; above it an IKE SA holds its answers back. 64 to 1,000,000.
+    pub records_queued: u32,
+    /// Seconds that a peer has to authenticate after its first message. 5 to 300.
+    pub half_open_secs: u32,
+    /// ESP sequence numbers reserved durably at a time. 1,024 to 16,777,216.
+    pub sequence_block: u32,
+    /// Seconds between two checkpoints of the inbound windows in the store. 1 to 600.
+    pub checkpoint_secs: u32,
+    /// Tenants with metrics of their own; the others are summed under `other`. 1 to 10,000.
+    pub tenant_labels: u32,
+}
+
+/// `[seal]`: protection of the records at rest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Seal {
+    /// A file with 32 octets, mode 0600; made at the first start. Default: `seal.key` in the state directory.
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[api]`: the management API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// The Unix socket for root. Default: `/run/concentrator/api.sock`. Empty: none.
+    pub socket: PathBuf,
+    /// TCP with mutual TLS. Default: none.
+    pub tcp: Option<ApiTcp>,
+}
+
+/// `[api.tcp]`: the management API on TCP, with client certificates and roles.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiTcp {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// The server's certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// The server's private key, PEM.
+    pub key: PathBuf,
+    /// The authorities of client certificates, PEM.
+    pub client_authorities: PathBuf,
+}
+
+/// `[telemetry]`: where measurements go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// An OTLP collector (gRPC), such as `http://127.0.0.1:4317`. Default: none.
+    pub otlp_endpoint: Option<String>,
+    /// Which signals go to the collector. Default: all three.
+    pub otlp_signals: BTreeSet<Signal>,
+    /// Milliseconds between two exports of metrics. 100 to 600,000.
+    pub metrics_interval_ms: u64,
+    /// Address and port of `GET /metrics`. Default: none.
+    pub prometheus_listen: Option<SocketAddr>,
+    /// The part of all set-ups that is traced, 0.0 to 1.0; failed ones too.
+    pub trace_ratio: f64,
+}
+
+/// One kind of telemetry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Signal {
+    /// Spans.
+    Traces,
+    /// Counters, gauges, histograms.
+    Metrics,
+    /// Log records.
+    Logs,
+}
+
+/// `[log]`: the log on standard error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Directives of tracing-subscriber's `EnvFilter`, such as `info,concentrator=debug`.
+    pub filter: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// Write identities and addresses of users as a short hash. Default: true.
+    pub redact: bool,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[shutdown]`: what happens on SIGTERM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// Seconds that running logins and the store get to finish. 0 to 300.
+    pub drain_secs: u32,
+    /// Delete every IKE SA at its peer. Default: false, so that the next start carries the tunnels on.
+    pub send_deletes: bool,
+}
+
+/// `[debug]`: for development only; each setting is warned about at the start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Debug {
+    /// A directory for `ikev2_decryption_table` and `esp_sa`, with the keys of every session. Default: none.
+    pub key_log: Option<PathBuf>,
+    /// Allow `InjectFault` in the management API. Default: false.
+    pub fault_injection: bool,
+}
+
+/// Why a file was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not TOML, or a field of the wrong type, or an unknown one.
+    #[error("{path}: {source}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// Fields outside their limits.
+    #[error("{path}: {}", problems.join("; "))]
+    Limits {
+        /// Which file.
+        path: PathBuf,
+        /// One sentence a field.
+        problems: Vec<String>,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// Unreadable, not TOML, unknown fields, or values outside their limits (all of them are named).
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads and checks `text`; `path` is only for the messages.
+    ///
+    /// # Errors
+    /// See [`Config::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        let problems = config.problems();
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Limits {
+                path: path.to_owned(),
+                problems,
+            })
+        }
+    }
+
+    /// One sentence for each value outside its limits.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut range = |name: &str, value: u64, least: u64, most: u64| {
+            if !(least..=most).contains(&value) {
+                problems.push(format!("{name} is {value}, it must be {least} to {most}"));
+            }
+        };
+        let limits = &self.limits;
+        range(
+            "listen.addresses (how many)",
+            self.listen.addresses.len() as u64,
+            1,
+            64,
+        );
+        range("listen.ike_port", u64::from(self.listen.ike_port), 1, 65_535);
+        range("listen.nat_port", u64::from(self.listen.nat_port), 1, 65_535);
+        range(
+            "threads.workers",
+            u64::from(self.threads.workers),
+            1,
+            u64::from(WORKERS_MAX),
+        );
+        range("threads.control", u64::from(self.threads.control), 1, 64);
+        range("threads.blocking", u64::from(self.threads.blocking), 1, 64);
+        range("limits.half_open", u64::from(limits.half_open), 1, 1_000_000);
+        range(
+            "limits.cookie_threshold",
+            u64::from(limits.cookie_threshold),
+            0,
+            1_000_000,
+        );
+        range("limits.sessions", u64::from(limits.sessions), 1, 4_000_000);
+        range(
+            "limits.authentications",
+            u64::from(limits.authentications),
+            1,
+            100_000,
+        );
+        range(
+            "limits.authentications_per_tenant",
+            u64::from(limits.authentications_per_tenant),
+            1,
+            100_000,
+        );
+        range("limits.mailbox", u64::from(limits.mailbox), 4, 1_024);
+        range("limits.restarts", u64::from(limits.restarts), 1, 10_000);
+        range(
+            "limits.restart_window_secs",
+            u64::from(limits.restart_window_secs),
+            1,
+            3_600,
+        );
+        range(
+            "limits.records_queued",
+            u64::from(limits.records_queued),
+            64,
+            1_000_000,
+        );
+        range("limits.half_open_secs", u64::from(limits.half_open_secs), 5, 300);
+        range(
+            "limits.sequence_block",
+            u64::from(limits.sequence_block),
+            1_024,
+            1 << 24,
+        );
+        range(
+            "limits.checkpoint_secs",
+            u64::from(limits.checkpoint_secs),
+            1,
+            600,
+        );
+        range("limits.tenant_labels", u64::from(limits.tenant_labels), 1, 10_000);
+        range(
+            "telemetry.metrics_interval_ms",
+            self.telemetry.metrics_interval_ms,
+            100,
+            600_000,
+        );
+        range("shutdown.drain_secs", u64::from(self.shutdown.drain_secs), 0, 300);
+        let unique: BTreeSet<&IpAddr> = self.listen.addresses.iter().collect();
+        if unique.len() != self.listen.addresses.len() {
+            problems.push("listen.addresses names an address twice".to_owned());
+        }
+        if self.listen.ike_port == self.listen.nat_port {
+            problems.push("listen.ike_port and listen.nat_port are the same".to_owned());
+        }
+        if self.state_directory.as_os_str().is_empty() {
+            problems.push("state_directory is empty".to_owned());
+        }
+        if !(0.0..=1.0).contains(&self.telemetry.trace_ratio) {
+            problems.push(format!(
+                "telemetry.trace_ratio is {}, it must be 0.0 to 1.0",
+                self.telemetry.trace_ratio
+            ));
+        }
+        if let Some(endpoint) = &self.telemetry.otlp_endpoint
+            && !(endpoint.starts_with("http://") || endpoint.starts_with("https://"))
+        {
+            problems.push("telemetry.otlp_endpoint must begin with http:// or https://".to_owned());
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.filter) {
+            problems.push(format!("log.filter: {error}"));
+        }
+        if self.api.socket.as_os_str().is_empty() && self.api.tcp.is_none() {
+            problems.push("api has neither a socket nor tcp: the node could not be managed".to_owned());
+        }
+        problems
+    }
+
+    /// Where the seal key lies.
+    #[must_use]
+    pub fn seal_key_file(&self) -> PathBuf {
+        self.seal
+            .key_file
+            .clone()
+            .unwrap_or_else(|| self.state_directory.join("seal.key"))
+    }
+
+    /// The store of tenants, credentials and generations (synchronous = FULL).
+    #[must_use]
+    pub fn configuration_store(&self) -> PathBuf {
+        self.state_directory.join("configuration.db")
+    }
+
+    /// The store of SA records (synchronous = NORMAL: they survive the process; after a power cut an older record is
+    /// still safe, because the generation is new).
+    #[must_use]
+    pub fn sa_store(&self) -> PathBuf {
+        self.state_directory.join("sa.db")
+    }
+
+    /// How long a peer may stay unauthenticated.
+    #[must_use]
+    pub fn half_open_time(&self) -> Duration {
+        Duration::from_secs(u64::from(self.limits.half_open_secs))
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node_name: host_name(),
+            state_directory: PathBuf::from("/var/lib/concentrator"),
+            listen: Listen::default(),
+            threads: Threads::default(),
+            limits: Limits::default(),
+            seal: Seal::default(),
+            api: Api::default(),
+            telemetry: Telemetry::default(),
+            log: Log::default(),
+            shutdown: Shutdown::default(),
+            debug: Debug::default(),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            addresses: vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+            ike_port: 500,
+            nat_port: 4500,
+        }
+    }
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        let processors =
+            std::thread::available_parallelism().map_or(1, |n| u8::try_from(n.get()).unwrap_or(u8::MAX));
+        Self {
+            workers: processors.clamp(1, WORKERS_MAX),
+            control: (processors / 2).clamp(1, 64),
+            blocking: processors.clamp(1, 64),
+            pin_workers: false,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            half_open: 20_000,
+            cookie_threshold: 512,
+            sessions: 200_000,
+            authentications: 4_096,
+            authentications_per_tenant: 2_048,
+            mailbox: 64,
+            restarts: 50,
+            restart_window_secs: 60,
+            records_queued: 65_536,
+            half_open_secs: 30,
+            sequence_block: 1 << 17,
+            checkpoint_secs: 10,
+            tenant_labels: 200,
+        }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from("/run/concentrator/api.sock"),
+            tcp: None,
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            otlp_endpoint: None,
+            otlp_signals: BTreeSet::from([Signal::Traces, Signal::Metrics, Signal::Logs]),
+            metrics_interval_ms: 10_000,
+            prometheus_listen: None,
+            trace_ratio: 1.0,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Text,
+            redact: true,
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            drain_secs: 5,
+            send_deletes: false,
+        }
+    }
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "node".to_owned())
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("test.toml"))
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults_and_the_defaults_are_valid() {
+        assert_eq!(parse("").unwrap(), Config::default());
+        assert_eq!(Config::default().problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_defaults_survive_a_round_trip_as_text() {
+        let text = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(parse(&text).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_at_every_level() {
+        for text in [
+            "colour = 1",
+            "[listen]\naddress = []",
+            "[threads]\nworker = 1",
+            "[limits]\nhalfopen = 1",
+            "[seal]\nkey = \"x\"",
+            "[api]\npath = \"x\"",
+            "[telemetry]\notlp = \"x\"",
+            "[log]\nlevel = \"info\"",
+            "[shutdown]\nseconds = 1",
+            "[debug]\nkeylog = \"x\"",
+            "[api.tcp]\nlisten = \"127.0.0.1:1\"\ncertificate = \"c\"\nkey = \"k\"\nclient_authorities = \"a\"\nroles = 1",
+        ] {
+            let error = parse(text).expect_err(text).to_string();
+            assert!(error.contains("unknown field"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_value_outside_its_limit_is_named() {
+        let error = parse(
+            "[threads]\nworkers = 9\ncontrol = 0\n[limits]\nmailbox = 2\n[telemetry]\ntrace_ratio = 1.5\notlp_endpoint = \"x\"",
+        )
+        .expect_err("limits")
+        .to_string();
+        for name in [
+            "threads.workers is 9, it must be 1 to 8",
+            "threads.control",
+            "limits.mailbox",
+            "telemetry.trace_ratio",
+            "telemetry.otlp_endpoint",
+        ] {
+            assert!(error.contains(name), "{name} missing in {error}");
+        }
+    }
+
+    #[test]
+    fn debug_settings_are_off_by_default() {
+        let config = parse("").unwrap();
+        assert_eq!(
+            config.debug,
+            Debug {
+                key_log: None,
+                fault_injection: false
+            }
+        );
+        assert!(config.log.redact);
+    }
+
+    #[test]
+    fn addresses_are_unique_and_present() {
+        assert!(parse("[listen]\naddresses = []").is_err());
+        assert!(parse("[listen]\naddresses = [\"192.0.2.1\", \"192.0.2.1\"]").is_err());
+        let config = parse("[listen]\naddresses = [\"192.0.2.1\", \"2001:db8::1\"]").unwrap();
+        assert_eq!(config.listen.addresses.len(), 2);
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_managed_is_refused() {
+        assert!(parse("[api]\nsocket = \"\"").is_err());
+    }
+}

@@ -1,0 +1,220 @@
+//! The instruments, and the bound on how many tenants get labels of their own.
+
+use std::sync::Arc;
+
+use dashmap::DashSet;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
+
+/// The label of all tenants beyond the bound.
+const OTHER: &str = "other";
+
+/// Decides which tenants get a label: the first N that are seen; the rest is summed under `other`.
+#[derive(Clone)]
+pub struct TenantLabels {
+    seen: Arc<DashSet<String>>,
+    most: usize,
+}
+
+impl TenantLabels {
+    /// At most `most` tenants with labels of their own.
+    #[must_use]
+    pub fn new(most: u32) -> Self {
+        Self {
+            seen: Arc::new(DashSet::new()),
+            most: most as usize,
+        }
+    }
+
+    /// The label for `tenant`.
+    #[must_use]
+    pub fn label(&self, tenant: &str) -> KeyValue {
+        if !self.seen.contains(tenant) {
+            if self.seen.len() >= self.most {
+                return KeyValue::new("tenant", OTHER);
+            }
+            self.seen.insert(tenant.to_owned());
+        }
+        KeyValue::new("tenant", tenant.to_owned())
+    }
+}
+
+/// Every instrument of the daemon. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    tenants: TenantLabels,
+    sessions: UpDownCounter<i64>,
+    logins: Counter<u64>,
+    rekeys: Counter<u64>,
+    octets: Counter<u64>,
+    packets: Counter<u64>,
+    esp_drops: Counter<u64>,
+    gate_drops: Counter<u64>,
+    refusals: Counter<u64>,
+    restarts: Counter<u64>,
+    half_open: Gauge<u64>,
+    setup_time: Histogram<f64>,
+    commit_time: Histogram<f64>,
+    commit_records: Histogram<u64>,
+    timer_lag: Histogram<f64>,
+}
+
+impl Metrics {
+    /// Registers the instruments with `meter`.
+    #[must_use]
+    pub fn new(meter: &Meter, tenants: TenantLabels) -> Self {
+        let seconds = |name, text, bounds: &[f64]| {
+            meter
+                .f64_histogram(name)
+                .with_unit("s")
+                .with_description(text)
+                .with_boundaries(bounds.to_vec())
+                .build()
+        };
+        Self {
+            tenants,
+            sessions: meter
+                .i64_up_down_counter("vpn.sessions")
+                .with_description("Established IKE SAs")
+                .build(),
+            logins: meter
+                .u64_counter("vpn.logins")
+                .with_description("Login attempts by outcome")
+                .build(),
+            rekeys: meter
+                .u64_counter("vpn.rekeys")
+                .with_description("Rekeys by kind")
+                .build(),
+            octets: meter
+                .u64_counter("vpn.esp.octets")
+                .with_unit("By")
+                .with_description("Octets of inner packets by direction")
+                .build(),
+            packets: meter
+                .u64_counter("vpn.esp.packets")
+                .with_description("Inner packets by direction")
+                .build(),
+            esp_drops: meter
+                .u64_counter("vpn.esp.drops")
+                .with_description("ESP packets by reason")
+                .build(),
+            gate_drops: meter
+                .u64_counter("vpn.ike.gate_drops")
+                .with_description("IKE datagrams dropped before any allocation, by reason")
+                .build(),
+            refusals: meter
+                .u64_counter("vpn.mailbox_refusals")
+                .with_description("Messages that a full mailbox refused, by actor")
+                .build(),
+            restarts: meter
+                .u64_counter("vpn.actor_restarts")
+                .with_description("Actors made again after a panic, by kind")
+                .build(),
+            half_open: meter
+                .u64_gauge("vpn.ike.half_open")
+                .with_description("IKE SAs that are not authenticated")
+                .build(),
+            setup_time: seconds(
+                "vpn.login.duration",
+                "From the first IKE_SA_INIT request to the CHILD SA",
+                &[
+                    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+                ],
+            ),
+            commit_time: seconds(
+                "vpn.store.commit.duration",
+                "One group commit of SA records",
+                &[
+                    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
+                ],
+            ),
+            commit_records: meter
+                .u64_histogram("vpn.store.commit.records")
+                .with_description("Records in one group commit")
+                .with_boundaries(vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
+                .build(),
+            timer_lag: seconds(
+                "vpn.timer.lag",
+                "How late deadlines of IKE SAs are delivered",
+                &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0],
+            ),
+        }
+    }
+
+    /// A session of `tenant` came up (+1) or went down (-1).
+    pub fn session(&self, tenant: &str, change: i64) {
+        self.sessions.add(change, &[self.tenants.label(tenant)]);
+    }
+
+    /// A login attempt ended. `outcome` is one of a small fixed set.
+    pub fn login(&self, tenant: &str, outcome: &'static str, seconds: f64) {
+        let labels = [self.tenants.label(tenant), KeyValue::new("outcome", outcome)];
+        self.logins.add(1, &labels);
+        self.setup_time.record(seconds, &labels);
+    }
+
+    /// An SA was rekeyed: `ike` or `child`.
+    pub fn rekey(&self, tenant: &str, kind: &'static str) {
+        self.rekeys
+            .add(1, &[self.tenants.label(tenant), KeyValue::new("kind", kind)]);
+    }
+
+    /// Traffic of one SA since the last report: octets and packets of inner packets.
+    pub fn traffic(&self, tenant: &str, direction: &'static str, octets: u64, packets: u64) {
+        let labels = [self.tenants.label(tenant), KeyValue::new("direction", direction)];
+        self.octets.add(octets, &labels);
+        self.packets.add(packets, &labels);
+    }
+
+    /// ESP packets that a worker dropped since its last report.
+    pub fn esp_drop(&self, reason: &'static str, count: u64) {
+        self.esp_drops.add(count, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// An IKE datagram that the gate dropped.
+    pub fn gate_drop(&self, reason: &'static str) {
+        self.gate_drops.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// A message that a full mailbox refused.
+    pub fn refusal(&self, actor: &'static str) {
+        self.refusals.add(1, &[KeyValue::new("actor", actor)]);
+    }
+
+    /// An actor that was made again after a panic.
+    pub fn restart(&self, actor: &'static str) {
+        self.restarts.add(1, &[KeyValue::new("actor", actor)]);
+    }
+
+    /// How many IKE SAs are not authenticated.
+    pub fn half_open(&self, count: u64) {
+        self.half_open.record(count, &[]);
+    }
+
+    /// One group commit.
+    pub fn commit(&self, seconds: f64, records: u64) {
+        self.commit_time.record(seconds, &[]);
+        self.commit_records.record(records, &[]);
+    }
+
+    /// How late a deadline was delivered.
+    pub fn timer_lag(&self, seconds: f64) {
+        self.timer_lag.record(seconds, &[]);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_beyond_the_bound_share_one_label() {
+        let labels = TenantLabels::new(2);
+        let text = |tenant| labels.label(tenant).value.as_str().into_owned();
+        assert_eq!(text("a"), "a");
+        assert_eq!(text("b"), "b");
+        assert_eq!(text("c"), "other");
+        assert_eq!(text("a"), "a", "the first ones keep theirs");
+    }
+}
