@@ -1,1 +1,6 @@
-//! Placeholder.
+//! Sans-IO IKEv2 (RFC 7296): both roles, no I/O, no clock, no threads.
+
+#![deny(clippy::indexing_slicing)]
+#![warn(missing_docs)]
+
+pub mod wire;
