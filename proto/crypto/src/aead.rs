@@ -1,0 +1,225 @@
+//! AEADs behind one small trait that takes batches, with one implementation for each provider.
+//!
+//! The caller makes the nonces: salt ‖ IV (RFC 4106 section 4, RFC 7634 section 2). A nonce must never repeat under a
+//! key when sealing.
+
+use aws_lc_rs::aead as lc;
+use ring::aead as rg;
+
+use crate::{Cipher, KeyError, OpenError, Provider, SealError};
+
+/// Length of an authentication tag in octets.
+pub const TAG_LEN: usize = 16;
+
+/// Associated data of an ESP packet, kept inline: SPI ‖ sequence number (8 octets) or, with extended sequence numbers,
+/// SPI ‖ high ‖ low (12 octets).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Aad {
+    octets: [u8; 12],
+    len: usize,
+}
+
+impl Aad {
+    /// Copies up to 12 octets; `None` for more.
+    #[must_use]
+    pub fn new(data: &[u8]) -> Option<Self> {
+        let mut octets = [0; 12];
+        octets.get_mut(..data.len())?.copy_from_slice(data);
+        Some(Self {
+            octets,
+            len: data.len(),
+        })
+    }
+}
+
+impl From<[u8; 8]> for Aad {
+    fn from(data: [u8; 8]) -> Self {
+        let mut octets = [0; 12];
+        for (to, from) in octets.iter_mut().zip(data) {
+            *to = from;
+        }
+        Self { octets, len: 8 }
+    }
+}
+
+impl From<[u8; 12]> for Aad {
+    fn from(octets: [u8; 12]) -> Self {
+        Self { octets, len: 12 }
+    }
+}
+
+impl AsRef<[u8]> for Aad {
+    fn as_ref(&self) -> &[u8] {
+        self.octets.get(..self.len).unwrap_or(&self.octets)
+    }
+}
+
+/// One packet of a batch, sealed or opened in place.
+#[derive(Debug)]
+pub struct AeadJob<'a> {
+    /// Salt ‖ IV.
+    pub nonce: [u8; 12],
+    /// Authenticated, not encrypted.
+    pub aad: Aad,
+    /// Text ‖ tag; the last [`TAG_LEN`] octets are the tag's room.
+    pub data: &'a mut [u8],
+}
+
+/// A key that seals and opens batches of packets.
+pub trait BatchAead: Send + Sync {
+    /// Encrypts every text and writes every tag.
+    ///
+    /// # Errors
+    /// [`SealError::BodyLength`] if a job has no room for a tag: then no job was touched. [`SealError::Rejected`] if
+    /// the library refuses a text for its size (2³⁶ octets): then nothing of the batch may be sent.
+    fn seal_batch(&self, jobs: &mut [AeadJob<'_>]) -> Result<(), SealError>;
+
+    /// Checks every tag and decrypts in place; `ok[i]` says whether `jobs[i]` was authentic. The text of a job that was
+    /// not is unspecified and must not be used. Jobs beyond the length of `ok` are left alone.
+    fn open_batch(&self, jobs: &mut [AeadJob<'_>], ok: &mut [bool]);
+}
+
+/// One AEAD key of one provider; both the packet interface and the batches stand on it.
+pub(crate) trait AeadKey: Send + Sync {
+    fn seal(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &mut [u8]) -> Result<(), SealError>;
+    fn open(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8]) -> Result<(), OpenError>;
+}
+
+/// A key for batches, by the given provider. `key` is the cipher's own key, without the salt.
+/// 192-bit AES-GCM is always AWS-LC's.
+///
+/// # Errors
+/// [`KeyError`] if the cipher is no AEAD or the key has the wrong length.
+pub fn batch(provider: Provider, cipher: Cipher, key: &[u8]) -> Result<Box<dyn BatchAead>, KeyError> {
+    Ok(match AnyKey::new(provider, cipher, key)? {
+        AnyKey::Ring(key) => Box::new(Each(*key)),
+        AnyKey::AwsLc(key) => Box::new(Each(key)),
+    })
+}
+
+/// A key of either provider.
+pub(crate) enum AnyKey {
+    Ring(Box<rg::LessSafeKey>),
+    AwsLc(lc::LessSafeKey),
+}
+
+impl AnyKey {
+    pub(crate) fn new(provider: Provider, cipher: Cipher, key: &[u8]) -> Result<Self, KeyError> {
+        let wanted = cipher.key_len();
+        if key.len() != wanted {
+            return Err(KeyError::EncryptionKeyLength {
+                wanted,
+                given: key.len(),
+            });
+        }
+        let (ring, aws_lc) = match cipher {
+            Cipher::AesGcm16 { key_bits: 128 } => (Some(&rg::AES_128_GCM), &lc::AES_128_GCM),
+            Cipher::AesGcm16 { key_bits: 192 } => (None, &lc::AES_192_GCM),
+            Cipher::AesGcm16 { key_bits: 256 } => (Some(&rg::AES_256_GCM), &lc::AES_256_GCM),
+            Cipher::ChaCha20Poly1305 => (Some(&rg::CHACHA20_POLY1305), &lc::CHACHA20_POLY1305),
+            Cipher::AesGcm16 { .. } | Cipher::AesCbc { .. } | Cipher::AesCtr { .. } => {
+                return Err(KeyError::NotAnAead(cipher));
+            }
+        };
+        match (provider, ring) {
+            (Provider::Ring, Some(algorithm)) => {
+                let key = rg::UnboundKey::new(algorithm, key).map_err(|_| KeyError::Rejected)?;
+                Ok(Self::Ring(Box::new(rg::LessSafeKey::new(key))))
+            }
+            (Provider::Ring, None) | (Provider::AwsLc, _) => {
+                let key = lc::UnboundKey::new(aws_lc, key).map_err(|_| KeyError::Rejected)?;
+                Ok(Self::AwsLc(lc::LessSafeKey::new(key)))
+            }
+        }
+    }
+}
+
+impl AeadKey for AnyKey {
+    fn seal(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &mut [u8]) -> Result<(), SealError> {
+        match self {
+            Self::Ring(key) => key.seal(nonce, aad, text, tag),
+            Self::AwsLc(key) => key.seal(nonce, aad, text, tag),
+        }
+    }
+
+    fn open(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8]) -> Result<(), OpenError> {
+        match self {
+            Self::Ring(key) => key.open(nonce, aad, text, tag),
+            Self::AwsLc(key) => key.open(nonce, aad, text, tag),
+        }
+    }
+}
+
+impl AeadKey for rg::LessSafeKey {
+    fn seal(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &mut [u8]) -> Result<(), SealError> {
+        if tag.len() != TAG_LEN {
+            return Err(SealError::IcvLength);
+        }
+        let nonce = rg::Nonce::assume_unique_for_key(nonce);
+        let made = self
+            .seal_in_place_separate_tag(nonce, rg::Aad::from(aad), text)
+            .map_err(|_| SealError::Rejected)?;
+        tag.copy_from_slice(made.as_ref());
+        Ok(())
+    }
+
+    fn open(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8]) -> Result<(), OpenError> {
+        let tag: [u8; TAG_LEN] = tag.try_into().map_err(|_| OpenError::IcvLength)?;
+        let nonce = rg::Nonce::assume_unique_for_key(nonce);
+        self.open_in_place_separate_tag(nonce, rg::Aad::from(aad), tag.into(), text, 0..)
+            .map(|_| ())
+            .map_err(|_| OpenError::NotAuthentic)
+    }
+}
+
+impl AeadKey for lc::LessSafeKey {
+    fn seal(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &mut [u8]) -> Result<(), SealError> {
+        if tag.len() != TAG_LEN {
+            return Err(SealError::IcvLength);
+        }
+        let nonce = lc::Nonce::assume_unique_for_key(nonce);
+        let made = self
+            .seal_in_place_separate_tag(nonce, lc::Aad::from(aad), text)
+            .map_err(|_| SealError::Rejected)?;
+        tag.copy_from_slice(made.as_ref());
+        Ok(())
+    }
+
+    fn open(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8]) -> Result<(), OpenError> {
+        if tag.len() != TAG_LEN {
+            return Err(OpenError::IcvLength);
+        }
+        let nonce = lc::Nonce::assume_unique_for_key(nonce);
+        self.open_in_place_separate_tag(nonce, lc::Aad::from(aad), tag, text)
+            .map(|_| ())
+            .map_err(|_| OpenError::NotAuthentic)
+    }
+}
+
+/// Batches one by one: neither library interleaves packets.
+struct Each<K>(K);
+
+impl<K: AeadKey> BatchAead for Each<K> {
+    fn seal_batch(&self, jobs: &mut [AeadJob<'_>]) -> Result<(), SealError> {
+        if jobs.iter().any(|job| job.data.len() < TAG_LEN) {
+            return Err(SealError::BodyLength);
+        }
+        for job in jobs {
+            let (text, tag) = job
+                .data
+                .split_last_chunk_mut::<TAG_LEN>()
+                .ok_or(SealError::BodyLength)?;
+            self.0.seal(job.nonce, job.aad.as_ref(), text, tag)?;
+        }
+        Ok(())
+    }
+
+    fn open_batch(&self, jobs: &mut [AeadJob<'_>], ok: &mut [bool]) {
+        ok.fill(false);
+        for (job, ok) in jobs.iter_mut().zip(ok) {
+            if let Some((text, tag)) = job.data.split_last_chunk_mut::<TAG_LEN>() {
+                *ok = self.0.open(job.nonce, job.aad.as_ref(), text, tag).is_ok();
+            }
+        }
+    }
+}
