@@ -15,6 +15,7 @@
 pub mod capture;
 pub mod cleanup;
 pub mod daemon;
+pub mod gateway;
 pub mod net;
 pub mod pki;
 pub mod process;

@@ -1,5 +1,7 @@
 //! The rig itself: strongSwan at both ends, so that a fault of the rig is not taken for one of the product.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 use rig::pki::{Key, Request, Validity};
 use rig::swan::Swan;
 use rig::world::{GATEWAY_V4, World};
