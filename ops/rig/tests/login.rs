@@ -36,13 +36,13 @@ fn transfer(gateway: &Gateway, host: &Host) -> rig::Result<()> {
     let script = folder.write("serve.py", SERVE)?;
     let mut process = server.start(
         "server",
-        &["python3", &script.display().to_string()],
+        &["/usr/bin/python3", &script.display().to_string()],
         &[],
         &folder.join("server.log"),
     )?;
     process.expect_output("listening", std::time::Duration::from_secs(10))?;
     let client = folder.write("fetch.py", FETCH)?;
-    let answer = host.run(&["timeout", "60", "python3", &client.display().to_string()])?;
+    let answer = host.run(&["timeout", "60", "/usr/bin/python3", &client.display().to_string()])?;
     assert_eq!(answer.trim(), "same");
     Ok(())
 }

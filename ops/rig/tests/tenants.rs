@@ -41,7 +41,7 @@ fn the_same_prefix_and_the_same_user_at_once() -> rig::Result<()> {
                 .world
                 .site(tenant)?
                 .server
-                .start("server", &["python3", &path], &[], &log)?;
+                .start("server", &["/usr/bin/python3", &path], &[], &log)?;
         process.expect_output("listening", Duration::from_secs(10))?;
         servers.push(process);
     }
@@ -52,7 +52,7 @@ fn the_same_prefix_and_the_same_user_at_once() -> rig::Result<()> {
 
 fn ask(host: &Host) -> rig::Result<String> {
     host.run(&[
-        "python3",
+        "/usr/bin/python3",
         "-c",
         "import socket; print(socket.create_connection(('10.20.0.2', 7000), 10).recv(100).decode(), end='')",
     ])
