@@ -17,6 +17,7 @@ pub mod cleanup;
 pub mod collector;
 pub mod daemon;
 pub mod gateway;
+pub mod load;
 pub mod net;
 pub mod pki;
 pub mod process;

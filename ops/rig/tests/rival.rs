@@ -43,3 +43,39 @@ fn strongswan_reaches_strongswan_through_the_nat() -> rig::Result<()> {
     assert_eq!(world.home.ping("10.20.0.1", 5, "0.1")?, 5, "{}", client.log());
     Ok(())
 }
+
+#[test]
+fn the_python_initiator_reaches_strongswan() -> rig::Result<()> {
+    let world = World::new(&[])?;
+    world
+        .gateway
+        .run(&["ip", "addr", "add", "10.20.0.2/24", "dev", "lo"])?;
+    let gateway = Swan::start(&world.gateway, "")?;
+    gateway.load(
+        "connections { c { pools = p\n proposals = aes256-sha256-modp2048\n local { auth = psk\n id = gw.example }\n \
+         remote { auth = psk }\n children { n { local_ts = 10.20.0.0/24\n esp_proposals = aes256-sha256 } } } }\n \
+         pools { p { addrs = 10.30.0.0/24 } }\n secrets { ike-1 { secret = \"correct horse\" } }",
+    )?;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/initiator.py");
+    let mut command = vec![
+        "/usr/bin/python3",
+        script,
+        "--gateway",
+        GATEWAY_V4,
+        "--local",
+        "192.0.2.2",
+        "--udp",
+    ];
+    command.extend([
+        "--id",
+        "carol@corp.example",
+        "--remote-id",
+        "gw.example",
+        "--psk",
+        "correct horse",
+    ]);
+    command.extend(["--target", "10.20.0.2"]);
+    let text = world.direct.run(&command).map_err(|e| e.context(gateway.log()))?;
+    assert!(text.contains("echo 5 of 5") && text.contains("deleted"), "{text}");
+    Ok(())
+}
