@@ -18,8 +18,12 @@ mod message;
 mod notify;
 mod numbers;
 mod payload;
+pub mod proposal;
+pub mod protect;
+mod reassemble;
 mod sa;
 mod simple;
+pub mod table;
 mod ts;
 
 pub use codec::{LengthMark, Reader, Writer};
@@ -35,6 +39,7 @@ pub use numbers::{
 pub use payload::{
     EncryptedFragment, EncryptedPayload, GENERIC_HEADER_LEN, Payload, decode_payloads, encode_payloads,
 };
+pub use reassemble::{Ignored, Progress, REASSEMBLY_TIME, Reassembler};
 pub use sa::{AttributeValue, Proposal, SaPayload, Transform, TransformAttribute};
 pub use simple::{CertPayload, Identification, KeyExchange, NONCE_OCTETS};
 pub use ts::TrafficSelector;

@@ -233,6 +233,11 @@ impl Payload {
     }
 }
 
+/// True for the payload types of [`Payload`] other than [`Payload::Unknown`].
+pub(super) fn is_known(kind: PayloadType) -> bool {
+    kind != PayloadType::NONE && kind.name().is_some()
+}
+
 /// The generic header of one payload and the octets behind it.
 pub(super) struct Generic<'a> {
     pub(super) next: PayloadType,

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ip::Selector;
+
 use super::codec::{Reader, Writer};
 use super::error::{DecodeError, EncodeError};
 use super::limits;
@@ -142,4 +144,41 @@ pub(super) fn write(selectors: &[TrafficSelector], writer: &mut Writer) -> Resul
     })?);
     writer.bytes(&[0; 3]);
     selectors.iter().try_for_each(|ts| ts.write(writer))
+}
+
+/// A selector in the types that policies use.
+impl From<&Selector> for TrafficSelector {
+    fn from(selector: &Selector) -> Self {
+        Self::Range {
+            protocol: selector.protocol(),
+            ports: selector.ports(),
+            start: selector.start(),
+            end: selector.end(),
+        }
+    }
+}
+
+impl TrafficSelector {
+    /// The selector in the types that policies use; `None` for unknown types and for ranges that are none.
+    pub fn to_selector(&self) -> Option<Selector> {
+        match self {
+            Self::Range {
+                protocol,
+                ports,
+                start,
+                end,
+            } => Selector::new(*protocol, *ports, *start, *end).ok(),
+            Self::Other { .. } => None,
+        }
+    }
+
+    /// All selectors of a payload that are understood, in their order.
+    pub fn to_selectors(list: &[Self]) -> Vec<Selector> {
+        list.iter().filter_map(Self::to_selector).collect()
+    }
+
+    /// Selectors as they stand on the wire.
+    pub fn from_selectors(list: &[Selector]) -> Vec<Self> {
+        list.iter().map(Self::from).collect()
+    }
 }
