@@ -10,7 +10,7 @@ use crate::net::{Folder, Host};
 use crate::process::{Process, wait_for};
 
 /// The plugins, in the order of their preference; kernel-libipsec before kernel-netlink makes ESP a matter of user space.
-const PLUGINS: &str = "random nonce aes sha1 sha2 hmac kdf gcm chapoly ctr ccm curve25519 openssl gmp mgf1 pem pkcs1 pkcs8 \
+const PLUGINS: &str = "random nonce openssl aesni aes sha1 sha2 hmac kdf gcm chapoly ctr ccm curve25519 gmp mgf1 pem pkcs1 pkcs8 \
     pkcs12 pubkey x509 revocation constraints drbg kernel-libipsec kernel-netlink socket-default vici updown \
     eap-identity eap-mschapv2";
 

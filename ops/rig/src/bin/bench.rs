@@ -57,7 +57,12 @@ fn main() -> rig::Result<()> {
 fn tcp(client: &Host, server: &Host, address: &str, seconds: u32, folder: &Folder) -> rig::Result<f64> {
     let log = folder.join("iperf3.log");
     std::fs::write(&log, "")?;
-    let mut iperf = server.start("iperf3", &["iperf3", "-s", "-1", "-B", address], &[], &log)?;
+    let mut iperf = server.start(
+        "iperf3",
+        &["iperf3", "--forceflush", "-s", "-1", "-B", address],
+        &[],
+        &log,
+    )?;
     iperf.expect_output("listening", Duration::from_secs(10))?;
     let text = client.run(&[
         "iperf3",

@@ -120,7 +120,12 @@ fn collector(gateway: &Gateway) -> rig::Result<Process> {
 fn measure(gateway: &Gateway, home: &Host) -> rig::Result<()> {
     let server = &gateway.world.site("acme")?.server;
     let log = gateway.pki.join("iperf3.log");
-    let mut iperf = server.start("iperf3", &["iperf3", "-s", "-1", "-B", SERVER_V4], &[], &log)?;
+    let mut iperf = server.start(
+        "iperf3",
+        &["iperf3", "--forceflush", "-s", "-1", "-B", SERVER_V4],
+        &[],
+        &log,
+    )?;
     iperf.expect_output("listening", Duration::from_secs(10))?;
     let text = home.run(&["iperf3", "-c", SERVER_V4, "-t", "3", "-J"])?;
     let value: serde_json::Value = serde_json::from_str(&text)?;
