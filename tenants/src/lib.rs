@@ -1,1 +1,28 @@
-//! Placeholder.
+//! Who may connect, and with what: tenants, connections, address pools, credentials, and the gRPC services over them.
+//!
+//! The external model is `api::v1` (what people write), the internal one is [`model`] (what has been validated);
+//! [`validate`] leads from one to the other and says which field is wrong and why. [`Registry`] holds the
+//! internal model in memory over a [`store::Store`] and answers the daemon's questions without I/O.
+//!
+//! ```text
+//!   vpnctl ──gRPC──► service ──validate──► Registry ──► Store (config/…, pool/…, audit/…)
+//!                                             ▲
+//!   daemon ── resolve, psk, anchors, pools ───┘        daemon ── record ──► Attempts ──► service
+//! ```
+
+pub mod attempt;
+pub mod attempts;
+pub mod backend;
+pub mod identity;
+pub mod model;
+pub mod proposal;
+pub mod range;
+pub mod seal;
+
+pub use attempt::{AttemptRecord, FailureKind};
+pub use attempts::{AttemptFilter, Attempts};
+pub use backend::{BackendError, SessionBackend, SessionFilter};
+pub use identity::{IdPattern, PeerIdentity};
+pub use model::{AddressPool, Auth, Connection, Credential, Tenant};
+pub use range::AddressRange;
+pub use seal::{SealError, Sealer};

@@ -1,0 +1,1 @@
+//! The contract that every back end keeps, as tests.

@@ -1,0 +1,1 @@
+//! Tests of what is the embedded back end's own.
