@@ -15,12 +15,16 @@
 pub mod aead;
 mod algorithm;
 mod blob;
+pub mod cert;
+mod der;
 pub mod dh;
 mod mac;
 mod packet;
+pub mod pem;
 mod provider;
 mod random;
 mod secret;
+pub mod sign;
 mod suite;
 
 pub use algorithm::{Cipher, Group, HashAlgorithm, Integrity, Prf, UnknownGroup};
