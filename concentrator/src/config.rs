@@ -14,7 +14,7 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,7 +55,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
-    /// Local addresses, 1 to 64 of them, each served on both ports. Default: `["0.0.0.0"]`.
+    /// Local addresses, at most 64, each served on both ports and none of them a wildcard: an answer leaves from the
+    /// address that its question came to. Default: the addresses of the default routes.
     pub addresses: Vec<IpAddr>,
     /// RFC 7296 section 2: 500. Another number only for tests.
     pub ike_port: u16,
@@ -286,7 +287,7 @@ impl Config {
         range(
             "listen.addresses (how many)",
             self.listen.addresses.len() as u64,
-            1,
+            0,
             64,
         );
         range("listen.ike_port", u64::from(self.listen.ike_port), 1, 65_535);
@@ -354,6 +355,14 @@ impl Config {
             600_000,
         );
         range("shutdown.drain_secs", u64::from(self.shutdown.drain_secs), 0, 300);
+        if self
+            .listen
+            .addresses
+            .iter()
+            .any(|address| address.is_unspecified() || address.is_multicast())
+        {
+            problems.push("listen.addresses must name single addresses, no wildcard".to_owned());
+        }
         let unique: BTreeSet<&IpAddr> = self.listen.addresses.iter().collect();
         if unique.len() != self.listen.addresses.len() {
             problems.push("listen.addresses names an address twice".to_owned());
@@ -406,6 +415,16 @@ impl Config {
         self.state_directory.join("sa.db")
     }
 
+    /// The addresses to serve: the configured ones, or those of the default routes.
+    #[must_use]
+    pub fn listen_addresses(&self) -> Vec<IpAddr> {
+        if self.listen.addresses.is_empty() {
+            route_addresses()
+        } else {
+            self.listen.addresses.clone()
+        }
+    }
+
     /// How long a peer may stay unauthenticated.
     #[must_use]
     pub fn half_open_time(&self) -> Duration {
@@ -434,7 +453,7 @@ impl Default for Config {
 impl Default for Listen {
     fn default() -> Self {
         Self {
-            addresses: vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+            addresses: Vec::new(),
             ike_port: 500,
             nat_port: 4500,
         }
@@ -512,6 +531,20 @@ impl Default for Shutdown {
             send_deletes: false,
         }
     }
+}
+
+/// The source addresses that the kernel would choose towards the Internet. Sends nothing.
+fn route_addresses() -> Vec<IpAddr> {
+    let towards = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    towards
+        .into_iter()
+        .filter_map(|(any, far)| {
+            let socket = UdpSocket::bind(any).ok()?;
+            socket.connect(far).ok()?;
+            socket.local_addr().ok().map(|address| address.ip())
+        })
+        .filter(|address| !address.is_unspecified())
+        .collect()
 }
 
 fn host_name() -> String {
@@ -601,8 +634,8 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_unique_and_present() {
-        assert!(parse("[listen]\naddresses = []").is_err());
+    fn addresses_are_unique_and_no_wildcards() {
+        assert!(parse("[listen]\naddresses = [\"0.0.0.0\"]").is_err());
         assert!(parse("[listen]\naddresses = [\"192.0.2.1\", \"192.0.2.1\"]").is_err());
         let config = parse("[listen]\naddresses = [\"192.0.2.1\", \"2001:db8::1\"]").unwrap();
         assert_eq!(config.listen.addresses.len(), 2);

@@ -9,5 +9,9 @@
 //!
 //! An actor makes no decision of a protocol: it feeds inputs to its core, drains the outputs and keeps one deadline.
 
+pub mod budget;
 pub mod config;
+pub mod records;
+pub mod seal;
 pub mod telemetry;
+pub mod wheel;
