@@ -1,0 +1,508 @@
+//! The receiving half of an SA: replay check, integrity check, window, padding, next header: in this order.
+
+use std::ops::Range;
+
+use crypto::aead::{AeadJob, BatchAead};
+use crypto::{KeyError, OpenError, Opener, Packet, Provider, Secret, Suite};
+use ip::protocol;
+
+use crate::DropReason;
+use crate::batch::{self, BATCH, PacketBuf};
+use crate::layout::{ESP_HEADER, Layout};
+use crate::replay::ReplayWindow;
+
+/// Failures in a row after which packets are tried against later subspaces (RFC 4303 appendix A3.1).
+const RESYNC_AFTER: u32 = 1024;
+/// One packet in so many is spent on it, so that a flood of forgeries costs the honest packets little.
+const RESYNC_EVERY: u32 = 8;
+/// Subspaces of 2^32 numbers that are tried.
+const RESYNC_SPACES: u32 = 4;
+
+/// What an inbound SA is made of.
+#[derive(Clone, Debug)]
+pub struct InboundParams {
+    /// Our SPI.
+    pub spi: u32,
+    /// Cipher and integrity algorithm.
+    pub suite: Suite,
+    /// [`Suite::enc_key_len`] octets, salt last.
+    pub enc_key: Secret,
+    /// [`Suite::integ_key_len`] octets.
+    pub integ_key: Secret,
+    /// Extended sequence numbers.
+    pub esn: bool,
+    /// Width of the replay window in packets, limited to 32..=4096.
+    pub window: u32,
+    /// Numbers up to here count as received: 0 for a fresh SA, the durable mark for a restored one.
+    pub checkpoint: u64,
+}
+
+/// An opened packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// Where the inner packet lies in the buffer, TFC padding cut off.
+    pub inner: Range<usize>,
+    /// 4 or 41.
+    pub next_header: u8,
+    /// The packet's full sequence number.
+    pub sequence: u64,
+    /// Whether it was the highest number so far. Only such a packet may move the peer's address.
+    pub advanced: bool,
+}
+
+/// Opens packets of one peer.
+pub struct InboundSa {
+    spi: u32,
+    esn: bool,
+    layout: Layout,
+    window: ReplayWindow,
+    failures: u32,
+    probes: u32,
+    keys: Keys,
+}
+
+enum Keys {
+    Aead { key: Box<dyn BatchAead>, salt: [u8; 4] },
+    Separate(Box<Opener>),
+}
+
+/// A packet that passed the first checks.
+#[derive(Clone, Copy, Default)]
+struct Candidate {
+    sequence: u64,
+    iv: [u8; 8],
+    start: usize,
+    body: usize,
+    body_end: usize,
+    end: usize,
+}
+
+impl InboundSa {
+    /// Makes the SA.
+    ///
+    /// # Errors
+    /// [`KeyError`] if a key does not fit the suite.
+    pub fn new(params: &InboundParams) -> Result<Self, KeyError> {
+        let (suite, enc, integ) = (params.suite, params.enc_key.expose(), params.integ_key.expose());
+        let keys = if suite.is_aead() {
+            let wrong = KeyError::EncryptionKeyLength {
+                wanted: suite.enc_key_len(),
+                given: enc.len(),
+            };
+            let (key, salt) = enc.split_last_chunk().ok_or(wrong)?;
+            Keys::Aead {
+                key: crypto::aead::batch(Provider::preferred(suite.cipher), suite.cipher, key)?,
+                salt: *salt,
+            }
+        } else {
+            Keys::Separate(Box::new(Opener::new(suite, enc, integ)?))
+        };
+        Ok(Self {
+            spi: params.spi,
+            esn: params.esn,
+            layout: Layout::of(suite),
+            window: ReplayWindow::new(params.window, params.checkpoint),
+            failures: 0,
+            probes: 0,
+            keys,
+        })
+    }
+
+    /// Our SPI.
+    #[must_use]
+    pub fn spi(&self) -> u32 {
+        self.spi
+    }
+
+    /// The lengths of the suite.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The highest authenticated sequence number, or the checkpoint before any.
+    #[must_use]
+    pub fn highest_seq(&self) -> u64 {
+        self.window.top()
+    }
+
+    /// Packets in a row that failed the integrity check.
+    #[must_use]
+    pub fn consecutive_failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Opens the ESP packet at `packet` in place; it starts with its SPI.
+    ///
+    /// # Errors
+    /// A [`DropReason`]; the octets are then unspecified.
+    #[inline]
+    pub fn open(&mut self, buf: &mut [u8], packet: Range<usize>) -> Result<Opened, DropReason> {
+        let candidate = self.begin(buf, packet)?;
+        let authentic = match &self.keys {
+            Keys::Aead { .. } => {
+                let text = buf
+                    .get_mut(candidate.body..candidate.end)
+                    .ok_or(DropReason::TooShort)?;
+                let mut ok = [false];
+                self.run(&mut [self.job(&candidate, text)], &mut ok);
+                ok == [true]
+            }
+            Keys::Separate(opener) => open_separate(opener, self.esn, self.layout, buf, &candidate)?,
+        };
+        self.finish(buf, &candidate, authentic)
+    }
+
+    /// Opens every packet of a batch in its order; each carries its own result.
+    pub fn open_batch(&mut self, packets: &mut [PacketBuf<'_>]) {
+        for chunk in packets.chunks_mut(BATCH) {
+            if matches!(self.keys, Keys::Aead { .. }) {
+                self.open_chunk(chunk);
+                continue;
+            }
+            for packet in chunk {
+                let opened = self.open(packet.data, packet.start..packet.end);
+                packet.result = opened.map(|opened| {
+                    (packet.start, packet.end) = (opened.inner.start, opened.inner.end);
+                    packet.next_header = opened.next_header;
+                });
+            }
+        }
+    }
+
+    fn open_chunk(&mut self, chunk: &mut [PacketBuf<'_>]) {
+        let mut candidates = [Candidate::default(); BATCH];
+        let mut authentic = [false; BATCH];
+        let mut jobs = batch::no_jobs();
+        let mut used = 0;
+        let mut free = jobs.iter_mut().zip(candidates.iter_mut());
+        for packet in chunk.iter_mut() {
+            let PacketBuf {
+                data,
+                start,
+                end,
+                result,
+                ..
+            } = packet;
+            *result = self.begin(data, *start..*end).and_then(|candidate| {
+                let text = data
+                    .get_mut(candidate.body..candidate.end)
+                    .ok_or(DropReason::TooShort)?;
+                let (job, slot) = free.next().ok_or(DropReason::TooShort)?;
+                *job = self.job(&candidate, text);
+                *slot = candidate;
+                used += 1;
+                Ok(())
+            });
+        }
+        self.run(
+            jobs.get_mut(..used).unwrap_or_default(),
+            authentic.get_mut(..used).unwrap_or_default(),
+        );
+        let opened = chunk
+            .iter_mut()
+            .filter(|p| p.result.is_ok())
+            .zip(candidates.iter().zip(authentic));
+        for (packet, (candidate, authentic)) in opened {
+            packet.result = self.finish(packet.data, candidate, authentic).map(|opened| {
+                (packet.start, packet.end) = (opened.inner.start, opened.inner.end);
+                packet.next_header = opened.next_header;
+            });
+        }
+    }
+
+    /// Opens the segments of a UDP_GRO burst at `burst` of the slab: equal lengths of `segment` octets, the last maybe
+    /// shorter. `each` is told every segment's index and result, in order; ranges are those of the slab. All segments
+    /// must belong to this SA: the SPI of each is checked.
+    pub fn open_burst(
+        &mut self,
+        slab: &mut [u8],
+        burst: Range<usize>,
+        segment: usize,
+        each: &mut dyn FnMut(usize, Result<Opened, DropReason>),
+    ) {
+        let segment = segment.max(1);
+        let mut offset = burst.start;
+        let mut index = 0;
+        while offset < burst.end {
+            let mut candidates = [Candidate::default(); BATCH];
+            let mut results = [Ok(()); BATCH];
+            let mut authentic = [false; BATCH];
+            let taken = self.open_piece(
+                slab,
+                offset,
+                burst.end,
+                segment,
+                &mut candidates,
+                &mut results,
+                &mut authentic,
+            );
+            for ((candidate, result), authentic) in candidates.iter().zip(results).zip(authentic).take(taken)
+            {
+                each(
+                    index,
+                    result.and_then(|()| self.finish(slab, candidate, authentic)),
+                );
+                index += 1;
+            }
+            offset = offset.saturating_add(taken * segment);
+            if taken == 0 {
+                return;
+            }
+        }
+    }
+
+    /// First checks and cipher for up to [`BATCH`] segments from `offset`; says how many there were.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "three parallel arrays of one loop, kept on its caller's stack"
+    )]
+    fn open_piece(
+        &mut self,
+        slab: &mut [u8],
+        offset: usize,
+        end: usize,
+        segment: usize,
+        candidates: &mut [Candidate; BATCH],
+        results: &mut [Result<(), DropReason>; BATCH],
+        authentic: &mut [bool; BATCH],
+    ) -> usize {
+        let is_aead = matches!(self.keys, Keys::Aead { .. });
+        let Some(piece) = slab.get_mut(offset..end) else {
+            return 0;
+        };
+        let mut jobs = batch::no_jobs();
+        let mut passed = [0usize; BATCH];
+        let (mut taken, mut used) = (0, 0);
+        let slots = candidates
+            .iter_mut()
+            .zip(results.iter_mut())
+            .zip(authentic.iter_mut());
+        for (part, ((slot, result), ok)) in piece.chunks_mut(segment).zip(slots) {
+            let base = offset + taken * segment;
+            taken += 1;
+            *result = self.begin(part, 0..part.len()).and_then(|candidate| {
+                *slot = candidate.moved(base);
+                if !is_aead {
+                    if let Keys::Separate(opener) = &self.keys {
+                        *ok = open_separate(opener, self.esn, self.layout, part, &candidate)?;
+                    }
+                    return Ok(());
+                }
+                let text = part
+                    .get_mut(candidate.body..candidate.end)
+                    .ok_or(DropReason::TooShort)?;
+                if let (Some(job), Some(place)) = (jobs.get_mut(used), passed.get_mut(used)) {
+                    *job = self.job(&candidate, text);
+                    *place = taken - 1;
+                    used += 1;
+                }
+                Ok(())
+            });
+        }
+        if is_aead {
+            let mut ok = [false; BATCH];
+            self.run(jobs.get_mut(..used).unwrap_or_default(), &mut ok);
+            for (place, ok) in passed.iter().zip(ok).take(used) {
+                if let Some(slot) = authentic.get_mut(*place) {
+                    *slot = ok;
+                }
+            }
+        }
+        taken
+    }
+
+    fn job<'b>(&self, candidate: &Candidate, data: &'b mut [u8]) -> AeadJob<'b> {
+        let salt = match &self.keys {
+            Keys::Aead { salt, .. } => *salt,
+            Keys::Separate(_) => [0; 4],
+        };
+        let aad = batch::associated_data(self.spi, candidate.sequence, self.esn);
+        AeadJob {
+            nonce: batch::nonce(salt, candidate.iv),
+            aad,
+            data,
+        }
+    }
+
+    fn run(&self, jobs: &mut [AeadJob<'_>], ok: &mut [bool]) {
+        match &self.keys {
+            Keys::Aead { key, .. } => key.open_batch(jobs, ok),
+            Keys::Separate(_) => ok.fill(false),
+        }
+    }
+
+    /// Lengths, SPI and replay, before the integrity check.
+    #[inline]
+    fn begin(&mut self, buf: &[u8], packet: Range<usize>) -> Result<Candidate, DropReason> {
+        let wire = buf.get(packet.clone()).ok_or(DropReason::TooShort)?;
+        let body_len = wire
+            .len()
+            .checked_sub(self.layout.head() + self.layout.icv)
+            .filter(|len| *len >= 2)
+            .ok_or(DropReason::TooShort)?;
+        if !body_len.is_multiple_of(self.layout.align) {
+            return Err(DropReason::Misaligned);
+        }
+        let [s0, s1, s2, s3, q0, q1, q2, q3, iv @ ..] = wire else {
+            return Err(DropReason::TooShort);
+        };
+        if u32::from_be_bytes([*s0, *s1, *s2, *s3]) != self.spi {
+            return Err(DropReason::UnknownSpi);
+        }
+        let low = u32::from_be_bytes([*q0, *q1, *q2, *q3]);
+        let sequence = if self.esn {
+            self.extend(low)?
+        } else {
+            u64::from(low)
+        };
+        //= rfc4303#section-3.4.3
+        //# For each received packet, the receiver MUST verify that the packet contains a Sequence Number that does not
+        //# duplicate the Sequence Number of any other packets received during the life of this SA.
+        self.window.check(sequence)?;
+        let body = packet.start + self.layout.head();
+        Ok(Candidate {
+            sequence,
+            iv: iv.first_chunk().copied().unwrap_or_default(),
+            start: packet.start,
+            body,
+            body_end: body + body_len,
+            end: packet.end,
+        })
+    }
+
+    /// The full number of a packet; after many failures in a row sometimes one of a later subspace.
+    #[inline]
+    fn extend(&mut self, low: u32) -> Result<u64, DropReason> {
+        let near = self.window.extend(low).ok_or(DropReason::ReplayOld)?;
+        if self.failures < RESYNC_AFTER {
+            return Ok(near);
+        }
+        //= rfc4303#appendix-A3.2
+        //# These values are generated by incrementing by one for each retry.
+        self.probes = self.probes.wrapping_add(1);
+        if !self.probes.is_multiple_of(RESYNC_EVERY) {
+            return Ok(near);
+        }
+        let spaces = u64::from(1 + (self.probes / RESYNC_EVERY) % RESYNC_SPACES);
+        Ok(near.checked_add(spaces << 32).unwrap_or(near))
+    }
+
+    /// What follows the integrity check.
+    #[inline]
+    fn finish(&mut self, buf: &[u8], candidate: &Candidate, authentic: bool) -> Result<Opened, DropReason> {
+        if !authentic {
+            self.failures = self.failures.saturating_add(1);
+            return Err(DropReason::NotAuthentic);
+        }
+        //= rfc4303#appendix-A3.1
+        //# Receipt of a valid packet on the SA resets the counter to zero.
+        self.failures = 0;
+        let advanced = candidate.sequence > self.window.top();
+        self.window.accept(candidate.sequence)?;
+        let body = buf
+            .get(candidate.body..candidate.body_end)
+            .ok_or(DropReason::TooShort)?;
+        let (rest, [pad_len, next_header]) = body.split_last_chunk::<2>().ok_or(DropReason::TooShort)?;
+        let payload_len = rest
+            .len()
+            .checked_sub(usize::from(*pad_len))
+            .ok_or(DropReason::PadLength)?;
+        let (payload, padding) = rest.split_at_checked(payload_len).ok_or(DropReason::PadLength)?;
+        //= rfc4303#section-2.4
+        //# When this padding scheme is employed, the receiver SHOULD inspect the Padding field.
+        if !(1u8..).zip(padding).all(|(number, octet)| number == *octet) {
+            return Err(DropReason::PadContent);
+        }
+        let len = inner_len(payload, *next_header)?;
+        Ok(Opened {
+            inner: candidate.body..candidate.body + len,
+            next_header: *next_header,
+            sequence: candidate.sequence,
+            advanced,
+        })
+    }
+}
+
+impl Candidate {
+    /// The same packet, seen from a buffer in which it lies `base` octets further.
+    fn moved(self, base: usize) -> Self {
+        Self {
+            start: self.start + base,
+            body: self.body + base,
+            body_end: self.body_end + base,
+            end: self.end + base,
+            ..self
+        }
+    }
+}
+
+fn open_separate(
+    opener: &Opener,
+    esn: bool,
+    layout: Layout,
+    buf: &mut [u8],
+    candidate: &Candidate,
+) -> Result<bool, DropReason> {
+    let wire = buf
+        .get_mut(candidate.start..candidate.end)
+        .ok_or(DropReason::TooShort)?;
+    let (mac_head, rest) = wire
+        .split_at_mut_checked(ESP_HEADER)
+        .ok_or(DropReason::TooShort)?;
+    let (iv, rest) = rest.split_at_mut_checked(layout.iv).ok_or(DropReason::TooShort)?;
+    let (body, icv) = rest
+        .split_at_mut_checked(candidate.body_end - candidate.body)
+        .ok_or(DropReason::TooShort)?;
+    let high = ((candidate.sequence >> 32) as u32).to_be_bytes();
+    let mac_tail: &[u8] = if esn { &high } else { &[] };
+    match opener.open(Packet {
+        aad: &[],
+        mac_head,
+        mac_tail,
+        iv,
+        body,
+        icv,
+    }) {
+        Ok(()) => Ok(true),
+        Err(OpenError::NotAuthentic) => Ok(false),
+        Err(OpenError::BodyLength | OpenError::IvLength | OpenError::IcvLength) => {
+            Err(DropReason::Misaligned)
+        }
+    }
+}
+
+/// The length of the inner packet that a payload starts with; TFC padding may follow it (RFC 4303 section 2.7).
+#[inline]
+fn inner_len(payload: &[u8], next_header: u8) -> Result<usize, DropReason> {
+    let (len, least) = match (next_header, payload) {
+        //= rfc4303#section-2.6
+        //# A transmitter MUST be capable of generating dummy packets marked with this value in the next protocol field,
+        //# and a receiver MUST be prepared to discard such packets, without indicating an error.
+        (protocol::NO_NEXT_HEADER, _) => return Err(DropReason::Dummy),
+        (protocol::IPV4, [first, _, a, b, ..]) if first >> 4 == 4 => {
+            (usize::from(u16::from_be_bytes([*a, *b])), ip::packet::IPV4_HEADER)
+        }
+        (protocol::IPV6, [first, _, _, _, a, b, ..]) if first >> 4 == 6 => (
+            ip::packet::IPV6_HEADER + usize::from(u16::from_be_bytes([*a, *b])),
+            ip::packet::IPV6_HEADER,
+        ),
+        (protocol::IPV4 | protocol::IPV6, _) => return Err(DropReason::InnerMalformed),
+        _ => return Err(DropReason::NextHeader),
+    };
+    if len < least || len > payload.len() {
+        return Err(DropReason::InnerMalformed);
+    }
+    Ok(len)
+}
+
+impl std::fmt::Debug for InboundSa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InboundSa")
+            .field("spi", &format_args!("{:08x}", self.spi))
+            .field("esn", &self.esn)
+            .field("highest", &self.window.top())
+            .field("failures", &self.failures)
+            .finish_non_exhaustive()
+    }
+}
