@@ -3,4 +3,10 @@
 #![deny(clippy::indexing_slicing)]
 #![warn(missing_docs)]
 
+pub mod auth;
+pub mod config;
+pub mod keys;
+mod types;
 pub mod wire;
+
+pub use types::*;
