@@ -48,13 +48,23 @@ impl ConfigRequest {
     /// Asks for one address of each family and everything around it.
     #[must_use]
     pub fn both() -> Self {
-        Self { v6: Some(None), dns_v6: true, subnets_v6: true, ..Self::ipv4() }
+        Self {
+            v6: Some(None),
+            dns_v6: true,
+            subnets_v6: true,
+            ..Self::ipv4()
+        }
     }
 
     /// Asks for an IPv4 address, DNS servers and subnets.
     #[must_use]
     pub fn ipv4() -> Self {
-        Self { v4: Some(None), dns_v4: true, subnets_v4: true, ..Self::default() }
+        Self {
+            v4: Some(None),
+            dns_v4: true,
+            subnets_v4: true,
+            ..Self::default()
+        }
     }
 
     /// Whether any address is asked for.
@@ -101,10 +111,16 @@ impl ConfigRequest {
         let mut attributes = Vec::new();
         let mut push = |kind, value: Vec<u8>| attributes.push(Attribute::new(kind, value));
         if let Some(wish) = self.v4 {
-            push(AttributeType::INTERNAL_IP4_ADDRESS, wish.map_or(Vec::new(), |a| a.octets().to_vec()));
+            push(
+                AttributeType::INTERNAL_IP4_ADDRESS,
+                wish.map_or(Vec::new(), |a| a.octets().to_vec()),
+            );
         }
         if let Some(wish) = self.v6 {
-            push(AttributeType::INTERNAL_IP6_ADDRESS, wish.map_or(Vec::new(), |a| write_v6(a, 128)));
+            push(
+                AttributeType::INTERNAL_IP6_ADDRESS,
+                wish.map_or(Vec::new(), |a| write_v6(a, 128)),
+            );
         }
         let flags = [
             (self.dns_v4, AttributeType::INTERNAL_IP4_DNS),
@@ -116,7 +132,10 @@ impl ConfigRequest {
         for (_, kind) in flags.into_iter().filter(|(wanted, _)| *wanted) {
             push(kind, Vec::new());
         }
-        Configuration { kind: CfgType::REQUEST, attributes }
+        Configuration {
+            kind: CfgType::REQUEST,
+            attributes,
+        }
     }
 }
 
@@ -160,7 +179,10 @@ impl Assigned {
                     push(AttributeType::INTERNAL_IP4_SUBNET, value);
                 }
                 IpNet::V6(net) if request.subnets_v6 || v6.is_some() => {
-                    push(AttributeType::INTERNAL_IP6_SUBNET, write_v6(net.network(), net.prefix_len()));
+                    push(
+                        AttributeType::INTERNAL_IP6_SUBNET,
+                        write_v6(net.network(), net.prefix_len()),
+                    );
                 }
                 IpNet::V4(_) | IpNet::V6(_) => {}
             }
@@ -168,7 +190,10 @@ impl Assigned {
         for domain in self.domains.iter().filter(|_| request.domains) {
             push(AttributeType::INTERNAL_DNS_DOMAIN, domain.as_bytes().to_vec());
         }
-        Configuration { kind: CfgType::REPLY, attributes }
+        Configuration {
+            kind: CfgType::REPLY,
+            attributes,
+        }
     }
 
     /// Reads a CP(CFG_REPLY); `None` if the payload is not a reply. Malformed and unknown attributes are skipped.
@@ -183,14 +208,20 @@ impl Assigned {
                 AttributeType::INTERNAL_IP4_ADDRESS => assigned.v4 = assigned.v4.or_else(|| read_v4(value)),
                 AttributeType::INTERNAL_IP6_ADDRESS => assigned.v6 = assigned.v6.or_else(|| read_v6(value)),
                 AttributeType::INTERNAL_IP4_DNS => assigned.dns.extend(read_v4(value).map(IpAddr::V4)),
-                AttributeType::INTERNAL_IP6_DNS => assigned.dns.extend(read_v6(value).map(|(a, _)| IpAddr::V6(a))),
-                AttributeType::INTERNAL_IP4_SUBNET => assigned.subnets.extend(read_subnet_v4(value).map(IpNet::V4)),
+                AttributeType::INTERNAL_IP6_DNS => {
+                    assigned.dns.extend(read_v6(value).map(|(a, _)| IpAddr::V6(a)))
+                }
+                AttributeType::INTERNAL_IP4_SUBNET => {
+                    assigned.subnets.extend(read_subnet_v4(value).map(IpNet::V4))
+                }
                 AttributeType::INTERNAL_IP6_SUBNET => {
                     let net = read_v6(value).and_then(|(a, prefix)| Ipv6Net::new(a, prefix).ok());
                     assigned.subnets.extend(net.map(|net| IpNet::V6(net.trunc())));
                 }
                 AttributeType::INTERNAL_DNS_DOMAIN => {
-                    assigned.domains.extend(String::from_utf8(value.clone()).ok().filter(|d| !d.is_empty()));
+                    assigned
+                        .domains
+                        .extend(String::from_utf8(value.clone()).ok().filter(|d| !d.is_empty()));
                 }
                 _ => {}
             }
@@ -223,7 +254,9 @@ fn write_v6(address: Ipv6Addr, prefix: u8) -> Vec<u8> {
 fn read_subnet_v4(value: &[u8]) -> Option<Ipv4Net> {
     let (address, mask) = value.split_first_chunk::<4>()?;
     let mask = <[u8; 4]>::try_from(mask).ok()?;
-    Ipv4Net::with_netmask(Ipv4Addr::from(*address), Ipv4Addr::from(mask)).ok().map(|net| net.trunc())
+    Ipv4Net::with_netmask(Ipv4Addr::from(*address), Ipv4Addr::from(mask))
+        .ok()
+        .map(|net| net.trunc())
 }
 
 #[cfg(test)]
@@ -243,9 +276,18 @@ mod tests {
 
     #[test]
     fn reply_round_trips() {
-        let request = ConfigRequest { domains: true, ..ConfigRequest::both() };
-        assert_eq!(ConfigRequest::from_payload(&request.to_payload()), Some(request.clone()));
-        assert_eq!(Assigned::from_payload(&assigned().to_payload(&request)), Some(assigned()));
+        let request = ConfigRequest {
+            domains: true,
+            ..ConfigRequest::both()
+        };
+        assert_eq!(
+            ConfigRequest::from_payload(&request.to_payload()),
+            Some(request.clone())
+        );
+        assert_eq!(
+            Assigned::from_payload(&assigned().to_payload(&request)),
+            Some(assigned())
+        );
     }
 
     #[test]
@@ -269,7 +311,10 @@ mod tests {
         let request = ConfigRequest::from_payload(&payload).unwrap();
         assert_eq!(request.v4, Some(Some(Ipv4Addr::new(10, 0, 0, 9))));
         assert_eq!(request.v6, Some(None));
-        let reply = Configuration { kind: CfgType::REPLY, ..payload };
+        let reply = Configuration {
+            kind: CfgType::REPLY,
+            ..payload
+        };
         assert_eq!(ConfigRequest::from_payload(&reply), None);
     }
 }

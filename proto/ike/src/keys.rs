@@ -48,7 +48,13 @@ pub fn skeyseed(prf: Prf, nonce_i: &[u8], nonce_r: &[u8], shared: &Secret) -> Se
 //# Because the rekeying exchange belongs to the old IKE SA, it is the old IKE
 //# SA's PRF that is used to generate SKEYSEED.
 #[must_use]
-pub fn rekey_skeyseed(old_prf: Prf, sk_d: &Secret, shared: &Secret, nonce_i: &[u8], nonce_r: &[u8]) -> Secret {
+pub fn rekey_skeyseed(
+    old_prf: Prf,
+    sk_d: &Secret,
+    shared: &Secret,
+    nonce_i: &[u8],
+    nonce_r: &[u8],
+) -> Secret {
     old_prf.compute(sk_d.expose(), &[shared.expose(), nonce_i, nonce_r])
 }
 
@@ -71,7 +77,11 @@ impl IkeKeys {
         let prf_len = ike.prf.output_len();
         let integ_len = ike.suite.integ_key_len();
         let enc_len = ike.suite.enc_key_len();
-        let stream = ike.prf.plus(skeyseed.expose(), &seed, 3 * prf_len + 2 * integ_len + 2 * enc_len);
+        let stream = ike.prf.plus(
+            skeyseed.expose(),
+            &seed,
+            3 * prf_len + 2 * integ_len + 2 * enc_len,
+        );
         let mut take = Slicer(stream.expose());
         Self {
             sk_d: take.next(prf_len),
@@ -142,8 +152,14 @@ pub fn child_keymat(
     //# the encryption key (if any) MUST be
     //# taken from the first bits and the integrity key (if any) MUST be
     //# taken from the remaining bits.
-    let initiator = ChildKeys { enc: take.next(enc_len), integ: take.next(integ_len) };
-    let responder = ChildKeys { enc: take.next(enc_len), integ: take.next(integ_len) };
+    let initiator = ChildKeys {
+        enc: take.next(enc_len),
+        integ: take.next(integ_len),
+    };
+    let responder = ChildKeys {
+        enc: take.next(enc_len),
+        integ: take.next(integ_len),
+    };
     ChildKeymat { initiator, responder }
 }
 
@@ -166,13 +182,23 @@ impl Slicer<'_> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 mod tests {
     use super::*;
     use crypto::{Cipher, Group, Integrity};
 
     fn suite(cipher: Cipher, integrity: Option<Integrity>) -> IkeSuite {
-        IkeSuite { suite: Suite::new(cipher, integrity).unwrap(), prf: Prf::HmacSha256, group: Group::Curve25519 }
+        IkeSuite {
+            suite: Suite::new(cipher, integrity).unwrap(),
+            prf: Prf::HmacSha256,
+            group: Group::Curve25519,
+        }
     }
 
     //= rfc7296#section-2.14
@@ -191,7 +217,13 @@ mod tests {
         info.extend(6u64.to_be_bytes());
         let stream = ike.prf.plus(seed.expose(), &info, 32 * 3 + 32 * 2 + 16 * 2);
         let all = [
-            &keys.sk_d, &keys.sk_ai, &keys.sk_ar, &keys.sk_ei, &keys.sk_er, &keys.sk_pi, &keys.sk_pr,
+            &keys.sk_d,
+            &keys.sk_ai,
+            &keys.sk_ar,
+            &keys.sk_ei,
+            &keys.sk_er,
+            &keys.sk_pi,
+            &keys.sk_pr,
         ];
         let joined: Vec<u8> = all.iter().flat_map(|k| k.expose().to_vec()).collect();
         assert_eq!(joined, stream.expose());
@@ -201,7 +233,14 @@ mod tests {
     #[test]
     fn aead_suites_have_no_integrity_key_and_a_salt() {
         let ike = suite(Cipher::AesGcm16 { key_bits: 256 }, None);
-        let keys = IkeKeys::derive(&Secret::from(vec![9; 32]), ike, &[1; 16], &[2; 16], Spi(1), Spi(2));
+        let keys = IkeKeys::derive(
+            &Secret::from(vec![9; 32]),
+            ike,
+            &[1; 16],
+            &[2; 16],
+            Spi(1),
+            Spi(2),
+        );
         assert_eq!((keys.sk_ai.len(), keys.sk_ei.len()), (0, 36));
     }
 
@@ -213,7 +252,14 @@ mod tests {
     fn both_sides_of_a_child_agree_crosswise() {
         let s = Suite::new(Cipher::AesCbc { key_bits: 256 }, Some(Integrity::HmacSha256_128)).unwrap();
         let make = |shared: Option<&Secret>| {
-            child_keymat(Prf::HmacSha256, &Secret::from(vec![7; 32]), shared, &[1; 32], &[2; 32], s)
+            child_keymat(
+                Prf::HmacSha256,
+                &Secret::from(vec![7; 32]),
+                shared,
+                &[1; 32],
+                &[2; 32],
+                s,
+            )
         };
         let (in_i, out_i) = make(None).for_role(Role::Initiator);
         let (in_r, out_r) = make(None).for_role(Role::Responder);
@@ -228,8 +274,13 @@ mod tests {
     //# SA's PRF that is used to generate SKEYSEED.
     #[test]
     fn a_rekey_uses_the_old_prf() {
-        let seed =
-            rekey_skeyseed(Prf::HmacSha512, &Secret::from(vec![1; 64]), &Secret::from(vec![2; 32]), &[3; 32], &[4; 32]);
+        let seed = rekey_skeyseed(
+            Prf::HmacSha512,
+            &Secret::from(vec![1; 64]),
+            &Secret::from(vec![2; 32]),
+            &[3; 32],
+            &[4; 32],
+        );
         assert_eq!(seed.len(), 64);
         let mut text = vec![2; 32];
         text.extend([3; 32]);

@@ -40,7 +40,9 @@ impl AuthOctets {
     //# that each side sign the other side's nonce.
     #[must_use]
     pub fn octets(&self, id: &Identity) -> Vec<u8> {
-        let maced = self.prf.compute(self.sk_p.expose(), &[&Identification::from(id).body()]);
+        let maced = self
+            .prf
+            .compute(self.sk_p.expose(), &[&Identification::from(id).body()]);
         let mut octets = Vec::with_capacity(self.message.len() + self.nonce.len() + maced.len());
         octets.extend_from_slice(&self.message);
         octets.extend_from_slice(&self.nonce);

@@ -73,8 +73,16 @@ pub(crate) fn from_text(text: &str) -> Option<Vec<u8>> {
     for part in split(text) {
         let (name, value) = part.split_once('=')?;
         let (name, value) = (name.trim(), unescape(value.trim()));
-        let name = if name.eq_ignore_ascii_case("emailAddress") { "E" } else { name };
-        let name = if name.eq_ignore_ascii_case("S") { "ST" } else { name };
+        let name = if name.eq_ignore_ascii_case("emailAddress") {
+            "E"
+        } else {
+            name
+        };
+        let name = if name.eq_ignore_ascii_case("S") {
+            "ST"
+        } else {
+            name
+        };
         let (short, oid) = NAMES.iter().find(|(short, _)| short.eq_ignore_ascii_case(name))?;
         let printable = |b: u8| b.is_ascii_alphanumeric() || b" '()+,-./:=?".contains(&b);
         let tag = match *short {
@@ -101,7 +109,10 @@ pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
     }
 }
 
-fn attributes(der: &[u8]) -> Option<Vec<Vec<(Vec<u8>, Vec<u8>)>>> {
+/// OID and folded value.
+type FoldedAttribute = (Vec<u8>, Vec<u8>);
+
+fn attributes(der: &[u8]) -> Option<Vec<Vec<FoldedAttribute>>> {
     let (mut rdns, _) = element(der, SEQUENCE)?;
     let mut all = Vec::new();
     while !rdns.is_empty() && all.len() <= MAX_ATTRIBUTES {
@@ -127,7 +138,10 @@ fn fold(tag: u8, value: &[u8]) -> Vec<u8> {
         exact.extend_from_slice(value);
         return exact;
     }
-    let words: Vec<&[u8]> = value.split(|&b| b == b' ').filter(|word| !word.is_empty()).collect();
+    let words: Vec<&[u8]> = value
+        .split(|&b| b == b' ')
+        .filter(|word| !word.is_empty())
+        .collect();
     words.join(&b' ').to_ascii_lowercase()
 }
 
@@ -228,7 +242,11 @@ mod tests {
 
     #[test]
     fn text_and_back() {
-        for text in ["C=DE, O=Example\\, Inc., CN=gw", "DC=org, DC=example, UID=alice", "CN=Jörg"] {
+        for text in [
+            "C=DE, O=Example\\, Inc., CN=gw",
+            "DC=org, DC=example, UID=alice",
+            "CN=Jörg",
+        ] {
             assert_eq!(to_text(&from_text(text).unwrap()).unwrap(), text);
         }
         assert!(from_text("XX=1").is_none());

@@ -40,40 +40,73 @@ impl Identity {
     /// A fully qualified domain name.
     #[must_use]
     pub fn fqdn(name: &str) -> Self {
-        Self { kind: IdType::FQDN, data: name.as_bytes().to_vec() }
+        Self {
+            kind: IdType::FQDN,
+            data: name.as_bytes().to_vec(),
+        }
     }
 
     /// A mail address.
     #[must_use]
     pub fn email(address: &str) -> Self {
-        Self { kind: IdType::RFC822_ADDR, data: address.as_bytes().to_vec() }
+        Self {
+            kind: IdType::RFC822_ADDR,
+            data: address.as_bytes().to_vec(),
+        }
     }
 
     /// Opaque octets.
     #[must_use]
     pub fn key_id(octets: impl Into<Vec<u8>>) -> Self {
-        Self { kind: IdType::KEY_ID, data: octets.into() }
+        Self {
+            kind: IdType::KEY_ID,
+            data: octets.into(),
+        }
     }
 
     /// An address.
     #[must_use]
     pub fn address(address: IpAddr) -> Self {
         match address {
-            IpAddr::V4(v4) => Self { kind: IdType::IPV4_ADDR, data: v4.octets().to_vec() },
-            IpAddr::V6(v6) => Self { kind: IdType::IPV6_ADDR, data: v6.octets().to_vec() },
+            IpAddr::V4(v4) => Self {
+                kind: IdType::IPV4_ADDR,
+                data: v4.octets().to_vec(),
+            },
+            IpAddr::V6(v6) => Self {
+                kind: IdType::IPV6_ADDR,
+                data: v6.octets().to_vec(),
+            },
         }
     }
 
     /// A distinguished name in DER.
     #[must_use]
     pub fn dn(der: impl Into<Vec<u8>>) -> Self {
-        Self { kind: IdType::DER_ASN1_DN, data: der.into() }
+        Self {
+            kind: IdType::DER_ASN1_DN,
+            data: der.into(),
+        }
     }
 
     /// No identity at all; stands for "nothing in particular is expected".
     #[must_use]
     pub const fn none() -> Self {
-        Self { kind: IdType(0), data: Vec::new() }
+        Self {
+            kind: IdType(0),
+            data: Vec::new(),
+        }
+    }
+
+    /// Whether both name the same: equal octets, names without regard to case, distinguished names without regard to
+    /// string types (RFC 4945 section 3.1).
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && match self.kind {
+                IdType::FQDN | IdType::RFC822_ADDR => self.data.eq_ignore_ascii_case(&other.data),
+                IdType::DER_ASN1_DN => dn::same(&self.data, &other.data),
+                _ => self.data == other.data,
+            }
     }
 
     /// Whether this is [`Identity::none`].
@@ -87,7 +120,9 @@ impl Identity {
     pub fn as_address(&self) -> Option<IpAddr> {
         match self.kind {
             IdType::IPV4_ADDR => Some(Ipv4Addr::from(<[u8; 4]>::try_from(self.data.as_slice()).ok()?).into()),
-            IdType::IPV6_ADDR => Some(Ipv6Addr::from(<[u8; 16]>::try_from(self.data.as_slice()).ok()?).into()),
+            IdType::IPV6_ADDR => {
+                Some(Ipv6Addr::from(<[u8; 16]>::try_from(self.data.as_slice()).ok()?).into())
+            }
             _ => None,
         }
     }
@@ -104,13 +139,19 @@ impl Identity {
 
 impl From<&Identification> for Identity {
     fn from(id: &Identification) -> Self {
-        Self { kind: id.kind, data: id.data.clone() }
+        Self {
+            kind: id.kind,
+            data: id.data.clone(),
+        }
     }
 }
 
 impl From<&Identity> for Identification {
     fn from(id: &Identity) -> Self {
-        Self { kind: id.kind, data: id.data.clone() }
+        Self {
+            kind: id.kind,
+            data: id.data.clone(),
+        }
     }
 }
 
@@ -172,15 +213,23 @@ impl FromStr for Identity {
             return Ok(Self::email(rest));
         }
         if let Some(digits) = text.strip_prefix("dn:0x") {
-            return unhex(digits).map(Self::dn).ok_or_else(|| IdentityError::Hex(digits.to_owned()));
+            return unhex(digits)
+                .map(Self::dn)
+                .ok_or_else(|| IdentityError::Hex(digits.to_owned()));
         }
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::address(address));
         }
         if text.contains('=') {
-            return dn::from_text(text).map(Self::dn).ok_or_else(|| IdentityError::Dn(text.to_owned()));
+            return dn::from_text(text)
+                .map(Self::dn)
+                .ok_or_else(|| IdentityError::Dn(text.to_owned()));
         }
-        Ok(if text.contains('@') { Self::email(text) } else { Self::fqdn(text) })
+        Ok(if text.contains('@') {
+            Self::email(text)
+        } else {
+            Self::fqdn(text)
+        })
     }
 }
 
@@ -201,9 +250,13 @@ fn hex(f: &mut fmt::Formatter<'_>, data: &[u8]) -> fmt::Result {
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
+    let digits: Vec<u8> = text
+        .chars()
+        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
+        .collect::<Option<_>>()?;
     let (pairs, rest) = digits.as_chunks::<2>();
-    rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
+    rest.is_empty()
+        .then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
 
 #[cfg(test)]
@@ -231,9 +284,15 @@ mod tests {
 
     #[test]
     fn nothing_dangerous_is_printed() {
-        let evil = Identity { kind: IdType::FQDN, data: b"a\0b\n\x1b[31m\\".to_vec() };
+        let evil = Identity {
+            kind: IdType::FQDN,
+            data: b"a\0b\n\x1b[31m\\".to_vec(),
+        };
         assert_eq!(evil.to_string(), "a\\x00b\\x0a\\x1b[31m\\\\");
-        let short = Identity { kind: IdType::IPV4_ADDR, data: vec![1, 2] };
+        let short = Identity {
+            kind: IdType::IPV4_ADDR,
+            data: vec![1, 2],
+        };
         assert_eq!(short.to_string(), "ID_IPV4_ADDR:0x0102");
     }
 }

@@ -212,7 +212,9 @@ pub struct KeyLog {
 
 impl std::fmt::Debug for KeyLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KeyLog").field("table", &self.table).finish_non_exhaustive()
+        f.debug_struct("KeyLog")
+            .field("table", &self.table)
+            .finish_non_exhaustive()
     }
 }
 
