@@ -135,8 +135,16 @@ impl KeyPair {
                     | Group::Modp3072
                     | Group::Modp4096 => [&[4], peer].concat(),
                 };
+                //= rfc6989#section-2.3
+                //# A receiving peer MUST
+                //# check that its peer's public value is valid; that is, the x and y
+                //# parameters from the peer's public value satisfy the curve equation,
+                //# y^2 = x^3 + ax + b mod p
                 let point = agreement::UnparsedPublicKey::new(private.algorithm(), point);
                 let invalid = DhError::InvalidPublic(group);
+                //= rfc5903#section-7
+                //# The Diffie-Hellman shared secret value consists of the x value of the
+                //# Diffie-Hellman common value.
                 let secret = agreement::agree(private, point, invalid, |secret| Ok(Secret::from(secret)))?;
                 // RFC 7748 section 6.1: an all-zero output means that the peer's point has small order.
                 if crate::constant_time_eq(secret.expose(), &vec![0; secret.len()]) {

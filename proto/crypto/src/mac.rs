@@ -132,6 +132,8 @@ impl Prf {
             if stream.len() >= len {
                 break;
             }
+            //= rfc7296#section-2.13
+            //# prf+ (K,S) = T1 | T2 | T3 | T4 | ...
             previous = prf_once(&key, &[previous.expose(), seed, &[round]]);
             stream.extend_from_slice(previous.expose());
         }

@@ -40,6 +40,9 @@ pub(super) fn derive(group: Group, private: &Secret, peer: &[u8]) -> Result<Secr
     let mut largest = prime.to_owned().map_err(failed)?;
     largest.sub_word(2).map_err(failed)?;
     let one = BigNum::from_u32(1).map_err(failed)?;
+    //= rfc6989#section-2.1
+    //# Each recipient MUST verify that the peer's
+    //# public value r is in the legal range (1 < r < p-1).
     if peer <= one || peer > largest {
         return Err(DhError::InvalidPublic(group));
     }
@@ -62,6 +65,9 @@ fn power(base: &BigNumRef, exponent: &Secret, prime: &BigNumRef) -> Result<BigNu
     done.map(|()| result)
 }
 
+//= rfc7296#section-2.14
+//# g^ir is represented as a string of octets in big endian order padded
+//# with zeros if necessary to make it the length of the modulus.
 fn pad(group: Group, number: &BigNumRef) -> Result<Vec<u8>, ErrorStack> {
     number.to_vec_padded(i32::try_from(group.public_len()).unwrap_or(i32::MAX))
 }
