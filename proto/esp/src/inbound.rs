@@ -411,7 +411,7 @@ impl InboundSa {
         let (payload, padding) = rest.split_at_checked(payload_len).ok_or(DropReason::PadLength)?;
         //= rfc4303#section-2.4
         //# When this padding scheme is employed, the receiver SHOULD inspect the Padding field.
-        if !(1u8..).zip(padding).all(|(number, octet)| number == *octet) {
+        if !(1..=u8::MAX).zip(padding).all(|(number, octet)| number == *octet) {
             return Err(DropReason::PadContent);
         }
         let len = inner_len(payload, *next_header)?;

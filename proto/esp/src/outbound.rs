@@ -342,7 +342,7 @@ impl OutboundSa {
         burst: Burst,
         next_header: u8,
     ) -> Result<Range<usize>, DropReason> {
-        let stride = self.sealed_len(burst.inner_len);
+        let stride = self.sealed_len(burst.inner_len.min(MAX_ESP));
         let last = burst.segments.checked_sub(1).ok_or(DropReason::TailRoom)?;
         if burst.last_len > burst.inner_len || stride > MAX_ESP {
             return Err(DropReason::TooLong);
@@ -421,7 +421,11 @@ impl OutboundSa {
         inner: Range<usize>,
         next_header: u8,
     ) -> Result<(Frame, u64), DropReason> {
-        let payload = inner.end.checked_sub(inner.start).ok_or(DropReason::TooLong)?;
+        let payload = inner
+            .end
+            .checked_sub(inner.start)
+            .filter(|n| *n <= MAX_ESP)
+            .ok_or(DropReason::TooLong)?;
         let start = inner
             .start
             .checked_sub(self.layout.head())
@@ -487,7 +491,7 @@ fn write_trailer(tail: &mut [u8], padding: usize, next_header: u8) {
     //= rfc4303#section-2.4
     //# The first padding byte appended to the plaintext is numbered 1, with subsequent padding bytes making up a
     //# monotonically increasing sequence: 1, 2, 3, ....
-    for (number, octet) in (1u8..).zip(pad) {
+    for (number, octet) in (1..=u8::MAX).zip(pad) {
         *octet = number;
     }
 }

@@ -247,6 +247,10 @@ mod tests {
         }
     }
 
+    //= rfc6040#section-4.1
+    //= type=test
+    //# In normal mode, an encapsulator compliant with this specification MUST construct the outer encapsulating IP header
+    //# by copying the two-bit ECN field of the incoming IP header.
     #[test]
     fn outer_header_follows_the_rules() {
         let outer = encapsulate(&TunnelRules::default(), 0xb8 | CE, true);
