@@ -1,1 +1,54 @@
-//! Placeholder.
+//! The data plane: sockets, TUN devices and the threads that carry ESP between them. Knows nothing of IKE, tenants or the
+//! store; is told what to do by commands and says what happened by events, never a packet at a time.
+//!
+//! ```text
+//!            Holder: owns all sockets and TUN queues, outlives the workers
+//!   ┌──────────────────────────────┼───────────────────────────────┐
+//!   │ UDP 500, 4500 member 0       │ worker i (a thread)           │ domain d (a TUN device, its queue i)
+//!   ▼                              ▼                               ▼
+//!  IKE: std sockets     4500 member 1+i, raw ESP  ◄──── Shard ────► virtio_net_hdr + bursts
+//!                         GRO in, GSO out          commands, events
+//! ```
+//! One worker owns a peer's SAs in both directions. The kernel brings packets to the right one: inbound by the top bits
+//! of the SPI ([`worker_of_spi`]), outbound by the inner destination ([`worker_for`]); what arrives elsewhere is handed
+//! over in batches.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use dataplane::{Config, Domain, Holder};
+//! let holder = Holder::open(Config { listen: vec!["192.0.2.1".parse()?], ..Config::default() })?;
+//! holder.attach_domain(Domain::new(1, "blue", "vpn-blue"))?;
+//! let worker = holder.start_worker(0, Box::new(|event| drop(event)))?;
+//! // worker.send(WorkerCommand::Install(..))
+//! # drop(worker); Ok(()) }
+//! ```
+
+mod coalesce;
+mod config;
+mod handover;
+mod holder;
+mod icmp;
+mod io;
+mod message;
+mod mss;
+mod routes;
+mod segment;
+mod shard;
+mod sys;
+mod vnet;
+mod worker;
+
+pub use config::{
+    Config, Domain, DomainReport, MAX_WORKERS, MssClamp, Offloads, WORKER_BITS, worker_for, worker_of_spi,
+};
+pub use handover::{Batch, Origin, Parcel};
+pub use holder::{DomainError, Holder, IkeSocket, OpenError, StartError};
+pub use io::{Arrival, PacketIo, PortId, Refused};
+pub use message::{
+    Activate, Encap, Limits, Reply, SaPair, SaStats, WorkerCommand, WorkerCounters, WorkerEvent,
+};
+pub use routes::Owners;
+pub use segment::{Burst, SegmentError};
+pub use shard::{DomainFacts, Flow, Shard};
+pub use vnet::{Gso, VnetHeader};
+pub use worker::{SendError, WorkerHandle};

@@ -1,0 +1,157 @@
+//! What the data plane is told when it starts, and what a routing domain is.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// How many of the top bits of every inbound ESP SPI name the worker that owns the SA.
+pub const WORKER_BITS: u32 = 3;
+/// The most workers that [`WORKER_BITS`] can tell apart.
+pub const MAX_WORKERS: u8 = 1 << WORKER_BITS;
+
+/// The worker named by the top [`WORKER_BITS`] bits of an inbound ESP SPI.
+pub const fn worker_of_spi(spi: u32) -> u8 {
+    (spi >> (u32::BITS - WORKER_BITS)) as u8
+}
+
+/// The worker at which an inner destination address arrives: its last 32 bits modulo `workers`.
+///
+/// The program that the kernel runs to choose a TUN queue computes the same, so an SA whose peer was given `addr` and
+/// whose inbound SPI carries this worker is served by one thread in both directions, with nothing handed over.
+pub fn worker_for(addr: IpAddr, workers: u8) -> u8 {
+    let low = match addr {
+        IpAddr::V4(v4) => v4.to_bits(),
+        IpAddr::V6(v6) => (v6.to_bits() & u128::from(u32::MAX)) as u32,
+    };
+    (low % u32::from(workers.max(1))) as u8
+}
+
+/// The sockets and threads of one node's data plane.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Local addresses to serve, each one specific: an answer leaves from the address its question came to. They may be
+    /// configured on an interface later (a floating address), the sockets do not mind.
+    pub listen: Vec<IpAddr>,
+    /// UDP port for IKE without NAT traversal, 500 by default. Zero lets the kernel choose (tests).
+    pub ike_port: u16,
+    /// UDP port for IKE and ESP with NAT traversal, 4500 by default. Zero lets the kernel choose (tests).
+    pub nat_port: u16,
+    /// Threads that carry packets, 1 to [`MAX_WORKERS`].
+    pub workers: u8,
+    /// CPU of each worker, by index; a worker without an entry runs where the scheduler likes.
+    pub cores: Vec<usize>,
+    /// Whether ESP without UDP (IP protocol 50) is served; it needs CAP_NET_RAW.
+    pub raw_esp: bool,
+    /// Network namespace of the sockets (a name under /var/run/netns); the process's own when `None`.
+    pub netns: Option<String>,
+    /// Receive and send buffer of each ESP socket in octets.
+    pub socket_buffer: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            ike_port: 500,
+            nat_port: 4500,
+            workers: 1,
+            cores: Vec::new(),
+            raw_esp: true,
+            netns: None,
+            socket_buffer: 8 << 20,
+        }
+    }
+}
+
+/// What is done to the MSS option of TCP segments with SYN, in both directions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MssClamp {
+    /// Left as it is.
+    Off,
+    /// At most what fits the domain's MTU.
+    #[default]
+    ToMtu,
+    /// At most this many octets.
+    To(u16),
+}
+
+/// A routing domain: one TUN device in one network namespace. Domains may have overlapping inner prefixes.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    /// The number that SAs name it by.
+    pub id: u32,
+    /// Its name, for reports.
+    pub name: String,
+    /// The network namespace of the device (a name under /var/run/netns); the process's own when `None`.
+    pub netns: Option<String>,
+    /// Name of the TUN device, at most 15 octets.
+    pub device: String,
+    /// MTU of the TUN device in octets: the largest inner packet.
+    pub mtu: u16,
+    /// Addresses of the device.
+    pub addresses: Vec<IpNet>,
+    /// Routes towards the device.
+    pub routes: Vec<IpNet>,
+    /// TCP MSS clamping.
+    pub mss_clamp: MssClamp,
+}
+
+impl Domain {
+    /// A domain with an MTU of 1400 octets, no addresses and no routes, in the process's own namespace.
+    pub fn new(id: u32, name: impl Into<String>, device: impl Into<String>) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            netns: None,
+            device: device.into(),
+            mtu: 1400,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            mss_clamp: MssClamp::default(),
+        }
+    }
+}
+
+/// What the kernel granted a routing domain.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DomainReport {
+    /// Name of the TUN device.
+    pub device: String,
+    /// Offloads of the TUN device.
+    pub offloads: Offloads,
+    /// Whether the kernel chooses the queue by inner destination; if not, packets are handed over between workers.
+    pub steering: bool,
+    /// In words, what was asked for and refused, with the kernel's reason.
+    pub notes: Vec<String>,
+}
+
+/// Segmentation and checksum offloads of a TUN device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offloads {
+    /// Transport checksums may be left to us.
+    pub checksum: bool,
+    /// TCP over IPv4 and IPv6 in bursts of up to 64 KiB.
+    pub tcp: bool,
+    /// UDP in bursts of up to 64 KiB.
+    pub udp: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worker_of_spi_is_its_top_three_bits() {
+        assert_eq!(worker_of_spi(0x1fff_ffff), 0);
+        assert_eq!(worker_of_spi(0x2000_0000), 1);
+        assert_eq!(worker_of_spi(u32::MAX), 7);
+    }
+
+    #[test]
+    fn worker_for_spreads_neighbours_and_never_leaves_the_range() {
+        assert_eq!(worker_for(IpAddr::from([10, 0, 0, 4]), 4), 0);
+        assert_eq!(worker_for(IpAddr::from([10, 0, 0, 5]), 4), 1);
+        assert_eq!(worker_for(IpAddr::from([0xfd, 0, 0, 0, 0, 0, 0, 7]), 4), 3);
+        assert_eq!(worker_for(IpAddr::from([10, 0, 0, 5]), 0), 0);
+    }
+}

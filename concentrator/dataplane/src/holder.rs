@@ -1,0 +1,412 @@
+//! The owner of every socket and TUN queue. Workers borrow; when one dies, what it used is still open and in place, so
+//! its successor gets the same: reopening one socket of a SO_REUSEPORT group would reorder the others.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+
+use crate::config::{Config, Domain, DomainReport, MAX_WORKERS};
+use crate::handover::Mailbox;
+use crate::message::WorkerEvent;
+use crate::routes::Owners;
+use crate::shard::DomainFacts;
+use crate::sys::netlink::{self, Netlink};
+use crate::sys::socket::{self, EspSocket};
+use crate::sys::{bpf, netns, tun};
+use crate::worker::{self, Control, DomainQueue, Running, WorkerHandle, WorkerPorts};
+
+/// Why the data plane cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The configuration makes no sense.
+    #[error("{0}")]
+    Config(&'static str),
+    /// A socket could not be opened.
+    #[error("{what} on {address}: {source}")]
+    Socket {
+        /// What it was for.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Another system call failed.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// Why a routing domain cannot be served or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DomainError {
+    /// There is one with the number.
+    #[error("routing domain {0} is attached already")]
+    Exists(u32),
+    /// There is none with the number.
+    #[error("no routing domain {0}")]
+    Unknown(u32),
+    /// The system refused.
+    #[error("routing domain {name}: {source}")]
+    System {
+        /// Its name.
+        name: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// Why a worker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration has fewer.
+    #[error("no worker {0}")]
+    Unknown(u8),
+    /// It runs.
+    #[error("worker {0} is running")]
+    Running(u8),
+    /// The system refused a thread or what it needs.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// A socket for IKE.
+#[derive(Debug)]
+pub struct IkeSocket {
+    /// Non-blocking.
+    pub socket: UdpSocket,
+    /// Where it is bound.
+    pub local: SocketAddr,
+    /// It is of the port with NAT traversal: messages have four zero octets in front, in both directions, and
+    /// keepalives of one octet 0xFF arrive too.
+    pub nat: bool,
+}
+
+/// Sockets, TUN queues and threads of the data plane.
+pub struct Holder {
+    workers: u8,
+    cores: Vec<usize>,
+    ike: Vec<IkeSocket>,
+    /// The sockets of each worker.
+    ports: Vec<Arc<WorkerPorts>>,
+    mailboxes: Arc<[Mailbox]>,
+    owners: Arc<Owners>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    domains: BTreeMap<u32, Attached>,
+    running: BTreeMap<u8, Running>,
+}
+
+struct Attached {
+    name: String,
+    facts: DomainFacts,
+    netlink: Netlink,
+    index: u32,
+    queues: Vec<Arc<tun::Queue>>,
+    /// Each route with the number of times it was added.
+    routes: BTreeMap<IpNet, usize>,
+}
+
+impl Holder {
+    /// Opens every socket.
+    ///
+    /// # Errors
+    /// [`OpenError`], with nothing left open.
+    pub fn open(config: Config) -> Result<Self, OpenError> {
+        if config.workers == 0 || config.workers > MAX_WORKERS {
+            return Err(OpenError::Config("the number of workers must be 1 to 8"));
+        }
+        let name = config.netns.clone();
+        let mut sockets = None;
+        // What failed inside is wanted whole, not as an io::Error.
+        netns::within(name.as_deref(), || {
+            sockets = Some(open_sockets(&config));
+            Ok(())
+        })?;
+        let (ike, ports) = sockets.unwrap_or(Err(OpenError::Config("no sockets")))?;
+        let mailboxes = (0..config.workers)
+            .map(|_| Mailbox::new())
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Self {
+            workers: config.workers,
+            cores: config.cores,
+            ike,
+            ports: ports.into_iter().map(Arc::new).collect(),
+            mailboxes: mailboxes.into(),
+            owners: Arc::default(),
+            state: Mutex::default(),
+        })
+    }
+
+    /// How many workers there may be.
+    pub fn workers(&self) -> u8 {
+        self.workers
+    }
+
+    /// The sockets for IKE: further descriptors of those the holder keeps.
+    ///
+    /// # Errors
+    /// If the process has too many open files.
+    pub fn ike_sockets(&self) -> io::Result<Vec<IkeSocket>> {
+        let copy = |s: &IkeSocket| {
+            Ok(IkeSocket {
+                socket: s.socket.try_clone()?,
+                local: s.local,
+                nat: s.nat,
+            })
+        };
+        self.ike.iter().map(copy).collect()
+    }
+
+    /// Creates the TUN device of a routing domain, sets it up, and gives each worker its queue.
+    ///
+    /// # Errors
+    /// [`DomainError`]; the device is gone then.
+    pub fn attach_domain(&self, domain: Domain) -> Result<DomainReport, DomainError> {
+        let mut state = self.state();
+        if state.domains.contains_key(&domain.id) {
+            return Err(DomainError::Exists(domain.id));
+        }
+        let failed = |source| DomainError::System {
+            name: domain.name.clone(),
+            source,
+        };
+        let (netlink, index, mut device, notes) = netns::within(domain.netns.as_deref(), || {
+            let device = tun::create(&domain.device, self.workers)?;
+            let netlink = Netlink::open()?;
+            let index = netlink::device_index(&device.name)?;
+            let notes = netlink.set_up(index, domain.mtu)?;
+            for address in &domain.addresses {
+                netlink.add_address(index, *address)?;
+            }
+            Ok((netlink, index, device, notes))
+        })
+        .map_err(failed)?;
+        device.notes.extend(notes);
+        let mut routes = BTreeMap::new();
+        for route in domain.routes.iter().map(IpNet::trunc) {
+            if routes.insert(route, 1).is_none() {
+                netlink.add_route(index, route).map_err(failed)?;
+            }
+        }
+        let facts = DomainFacts {
+            id: domain.id,
+            mtu: domain.mtu,
+            offloads: device.offloads,
+            mss_clamp: domain.mss_clamp,
+            addresses: domain.addresses.clone(),
+        };
+        let queues: Vec<_> = device.queues.into_iter().map(Arc::new).collect();
+        let attached = Attached {
+            name: domain.name,
+            facts,
+            netlink,
+            index,
+            queues,
+            routes,
+        };
+        for (worker, running) in &state.running {
+            running.control(attached.queue_of(*worker).map(Control::Attach));
+        }
+        state.domains.insert(domain.id, attached);
+        Ok(DomainReport {
+            device: device.name,
+            offloads: device.offloads,
+            steering: device.steering,
+            notes: device.notes,
+        })
+    }
+
+    /// Takes a routing domain away from the workers; its device goes when they have let go of it.
+    ///
+    /// # Errors
+    /// [`DomainError::Unknown`].
+    pub fn detach_domain(&self, id: u32) -> Result<(), DomainError> {
+        let mut state = self.state();
+        state.domains.remove(&id).ok_or(DomainError::Unknown(id))?;
+        for running in state.running.values() {
+            running.control(Some(Control::Detach(id)));
+        }
+        Ok(())
+    }
+
+    /// Adds a route towards a domain's device. Routes are counted: one that was added twice stays until removed twice.
+    ///
+    /// # Errors
+    /// [`DomainError`], for one if something else has a route for the same prefix.
+    pub fn add_route(&self, id: u32, net: IpNet) -> Result<(), DomainError> {
+        self.change_route(id, |domain| {
+            let net = net.trunc();
+            if !domain.routes.contains_key(&net) {
+                domain.netlink.add_route(domain.index, net)?;
+            }
+            *domain.routes.entry(net).or_default() += 1;
+            Ok(())
+        })
+    }
+
+    /// Removes a route that was added.
+    ///
+    /// # Errors
+    /// [`DomainError`].
+    pub fn del_route(&self, id: u32, net: IpNet) -> Result<(), DomainError> {
+        self.change_route(id, |domain| {
+            let net = net.trunc();
+            match domain.routes.get_mut(&net) {
+                None => Err(io::Error::from(io::ErrorKind::NotFound)),
+                Some(count) if *count > 1 => {
+                    *count -= 1;
+                    Ok(())
+                }
+                Some(_) => {
+                    domain.routes.remove(&net);
+                    domain.netlink.del_route(domain.index, net)
+                }
+            }
+        })
+    }
+
+    fn change_route(
+        &self,
+        id: u32,
+        change: impl FnOnce(&mut Attached) -> io::Result<()>,
+    ) -> Result<(), DomainError> {
+        let mut state = self.state();
+        let domain = state.domains.get_mut(&id).ok_or(DomainError::Unknown(id))?;
+        change(domain).map_err(|source| DomainError::System {
+            name: domain.name.clone(),
+            source,
+        })
+    }
+
+    /// Starts a worker, for the first time or again after it died. Events are delivered on its thread and must not block.
+    /// It starts without SAs: they are to be installed again.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_worker(
+        &self,
+        index: u8,
+        events: Box<dyn Fn(WorkerEvent) + Send>,
+    ) -> Result<WorkerHandle, StartError> {
+        let mut state = self.state();
+        let ports = self
+            .ports
+            .get(usize::from(index))
+            .ok_or(StartError::Unknown(index))?;
+        match state.running.get_mut(&index) {
+            Some(running) if !running.has_ended() => return Err(StartError::Running(index)),
+            Some(_) => drop(state.running.remove(&index)),
+            None => {}
+        }
+        let seat = worker::Seat {
+            index,
+            workers: self.workers,
+            core: self.cores.get(usize::from(index)).copied(),
+            ports: Arc::clone(ports),
+            mailboxes: Arc::clone(&self.mailboxes),
+            owners: Arc::clone(&self.owners),
+        };
+        let queues = state.domains.values().filter_map(|d| d.queue_of(index)).collect();
+        let (running, handle) = worker::start(seat, queues, events)?;
+        state.running.insert(index, running);
+        Ok(handle)
+    }
+
+    /// Ends a worker and waits for its thread. Does nothing if it does not run. Not to be called from its events.
+    pub fn stop_worker(&self, index: u8) {
+        let running = self.state().running.remove(&index);
+        // Dropped outside the lock: the thread may want to deliver events first.
+        drop(running);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attached {
+    fn queue_of(&self, worker: u8) -> Option<DomainQueue> {
+        let queue = self.queues.get(usize::from(worker))?;
+        Some(DomainQueue {
+            facts: self.facts.clone(),
+            queue: Arc::clone(queue),
+        })
+    }
+}
+
+/// The addresses to listen on, the unspecified ones replaced by those of the interfaces.
+fn expand(listen: &[IpAddr]) -> io::Result<Vec<IpAddr>> {
+    let mut addresses = Vec::new();
+    for address in listen {
+        let wanted = if address.is_unspecified() {
+            let mut all = netlink::interface_addresses()?;
+            all.retain(|a| a.is_ipv4() == address.is_ipv4());
+            all
+        } else {
+            vec![*address]
+        };
+        for address in wanted {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+fn open_sockets(config: &Config) -> Result<(Vec<IkeSocket>, Vec<WorkerPorts>), OpenError> {
+    let listen = expand(&config.listen)?;
+    if listen.is_empty() {
+        return Err(OpenError::Config("no address to listen on"));
+    }
+    let mut ike = Vec::new();
+    let mut ports: Vec<WorkerPorts> = (0..config.workers).map(|_| WorkerPorts::default()).collect();
+    let steering = bpf::steering_program(config.workers);
+    for ip in listen {
+        let at = |port| SocketAddr::new(ip, port);
+        let failed = |what, address| {
+            move |source| OpenError::Socket {
+                what,
+                address,
+                source,
+            }
+        };
+
+        let plain = at(config.ike_port);
+        let opened = socket::open_udp(plain, false).map_err(failed("IKE socket", plain))?;
+        let local = socket::bound(&opened, plain).map_err(failed("IKE socket", plain))?;
+        ike.push(IkeSocket {
+            socket: socket::into_std(opened),
+            local,
+            nat: false,
+        });
+
+        // Member 0 of the group is IKE's, the others follow in the order of the workers.
+        let nat = at(config.nat_port);
+        let opened = socket::open_udp(nat, true).map_err(failed("NAT traversal socket", nat))?;
+        let local = socket::bound(&opened, nat).map_err(failed("NAT traversal socket", nat))?;
+        bpf::attach_steering(&opened, &steering).map_err(failed("steering program", local))?;
+        ike.push(IkeSocket {
+            socket: socket::into_std(opened),
+            local,
+            nat: true,
+        });
+        for worker in &mut ports {
+            let esp = EspSocket::udp(local, config.socket_buffer).map_err(failed("ESP socket", local))?;
+            worker.push(esp);
+        }
+        if config.raw_esp {
+            for (index, worker) in (0..).zip(&mut ports) {
+                let esp = EspSocket::raw(ip, index, config.socket_buffer);
+                worker.push(esp.map_err(failed("raw ESP socket", at(0)))?);
+            }
+        }
+    }
+    Ok((ike, ports))
+}

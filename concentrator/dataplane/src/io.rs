@@ -1,0 +1,62 @@
+//! The packets' way in and out, as the worker's loop sees it: system calls in production, queues in tests.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+
+use crate::handover::Parcel;
+use crate::message::{Encap, WorkerEvent};
+
+/// A socket of the worker: one local address with one encapsulation. Numbers are the implementation's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PortId(pub u16);
+
+/// One datagram, or a burst of equal datagrams (the last may be shorter) of one peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    /// Octets written to the buffer.
+    pub len: usize,
+    /// Octets of each datagram.
+    pub segment: usize,
+    /// The peer.
+    pub from: SocketAddr,
+    /// The socket it came to.
+    pub port: PortId,
+    /// Outer type of service or traffic class.
+    pub tos: u8,
+}
+
+/// Why a packet was not sent or written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// The queue is full; the next one may go.
+    Full,
+    /// This packet cannot go.
+    Failed,
+}
+
+/// What the worker's loop needs of its surroundings. Nothing here blocks.
+pub trait PacketIo {
+    /// Fills `buffer` (at least 64 KiB) with what a peer sent; `None` when nothing waits.
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<Arrival>;
+    /// Sends datagrams of `segment` octets each (the last may be shorter).
+    fn transmit(
+        &mut self,
+        port: PortId,
+        data: &[u8],
+        segment: usize,
+        to: SocketAddr,
+        tos: u8,
+    ) -> Result<(), Refused>;
+    /// Fills `buffer` with a `virtio_net_hdr` and an inner packet or burst; gives its domain and the octets.
+    fn read_inner(&mut self, buffer: &mut [u8]) -> Option<(u32, usize)>;
+    /// Writes an inner packet or burst; the first part is its `virtio_net_hdr`.
+    fn write_inner(&mut self, domain: u32, parts: &[IoSlice<'_>]) -> Result<(), Refused>;
+    /// Gives a packet to the worker that owns its SA; false if its queue is full.
+    fn hand_over(&mut self, worker: u8, parcel: Parcel<'_>) -> bool;
+    /// Tells the control plane.
+    fn event(&mut self, event: WorkerEvent);
+    /// The socket with this local address and encapsulation.
+    fn port(&self, local: SocketAddr, encap: Encap) -> Option<PortId>;
+    /// Local address and encapsulation of a socket.
+    fn describe(&self, port: PortId) -> Option<(SocketAddr, Encap)>;
+}

@@ -1,0 +1,245 @@
+//! What the control plane and the workers say to each other. Packets never travel this way.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ip::Selector;
+use ip::packet::Summary;
+
+/// A pair of SAs, one in each direction, that one worker owns.
+///
+/// The worker that it is installed at must be the one that its inbound SPI names ([`crate::worker_of_spi`]).
+#[derive(Debug)]
+pub struct SaPair {
+    /// The control plane's number for the session; comes back in events.
+    pub session: u64,
+    /// The routing domain of the inner packets.
+    pub domain: u32,
+    /// The SA of packets from the peer. Its SPI is the key of the pair in commands and events.
+    pub inbound: esp::InboundParams,
+    /// The SA of packets to the peer.
+    pub outbound: esp::OutboundParams,
+    /// Inner addresses on our side.
+    pub ts_local: Vec<Selector>,
+    /// Inner addresses on the peer's side.
+    pub ts_remote: Vec<Selector>,
+    /// Outer address of the peer; the port counts for [`Encap::Udp`].
+    pub peer: SocketAddr,
+    /// Outer address of ours, one of those listened on.
+    pub local: SocketAddr,
+    /// What carries the ESP packets.
+    pub encap: Encap,
+    /// When the outbound SA may be used.
+    pub activate: Activate,
+    /// When the worker reports that the pair should be or is used up.
+    pub limits: Limits,
+    /// Largest inner packet in octets on this path; the domain's MTU if `None`.
+    pub path_mtu: Option<u16>,
+}
+
+/// What carries ESP packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Encap {
+    /// UDP port 4500 (RFC 3948).
+    Udp,
+    /// IP protocol 50.
+    Raw,
+}
+
+/// When an outbound SA may be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Activate {
+    /// At once.
+    Now,
+    /// When its inbound SA has received a packet, or no older pair for the same destinations is left: the peer of a
+    /// rekeying that we answered may not have installed it yet (RFC 7296 section 2.8).
+    OnFirstInbound,
+}
+
+/// Usage at which a pair is reported, counted over both directions together. `None` means no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Limits {
+    /// Octets of inner packets after which [`WorkerEvent::SoftLimit`] is sent, once.
+    pub soft_octets: Option<u64>,
+    /// Octets of inner packets after which the pair carries nothing more and [`WorkerEvent::HardLimit`] is sent, once.
+    pub hard_octets: Option<u64>,
+    /// As `soft_octets`, in packets.
+    pub soft_packets: Option<u64>,
+    /// As `hard_octets`, in packets.
+    pub hard_packets: Option<u64>,
+    /// After this long without a packet in either direction [`WorkerEvent::Idle`] is sent, once for each silence.
+    pub idle: Option<Duration>,
+}
+
+/// Where an answer goes: called on the worker's thread, so it must not block.
+pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
+
+/// To a worker.
+pub enum WorkerCommand {
+    /// Adds a pair, replacing one with the same inbound SPI.
+    Install(Box<SaPair>),
+    /// Removes a pair; others of the session stay.
+    Remove {
+        /// Inbound SPI.
+        spi_in: u32,
+    },
+    /// The peer is elsewhere now, or reached from another address of ours.
+    UpdatePeer {
+        /// Inbound SPI.
+        spi_in: u32,
+        /// Outer address of the peer.
+        remote: SocketAddr,
+        /// Outer address of ours; as before if `None`.
+        local: Option<SocketAddr>,
+    },
+    /// Sequence numbers up to and including `ceiling` are durably reserved.
+    RaiseCeiling {
+        /// Inbound SPI of the pair.
+        spi_in: u32,
+        /// Highest outbound sequence number that may be used.
+        ceiling: u64,
+    },
+    /// Asks for the counters of every pair.
+    ReadStats(Reply<Vec<SaStats>>),
+    /// Asks for the same after everything received so far has been worked through.
+    Checkpoint(Reply<Vec<SaStats>>),
+    /// Asks for the worker's drops by reason, and its packet counters.
+    ReadCounters(Reply<WorkerCounters>),
+    /// Makes the worker panic: fault injection for tests.
+    Panic,
+    /// Ends the worker.
+    Shutdown,
+}
+
+/// From a worker.
+#[derive(Clone, Debug)]
+pub enum WorkerEvent {
+    /// Half of the reserved outbound sequence numbers are used.
+    CeilingNeeded {
+        /// Session of the pair.
+        session: u64,
+        /// Inbound SPI of the pair.
+        spi_in: u32,
+        /// Highest sequence number used.
+        used: u64,
+    },
+    /// The first packet of a pair was received and authenticated.
+    FirstInbound {
+        /// Session of the pair.
+        session: u64,
+        /// Inbound SPI of the pair.
+        spi_in: u32,
+    },
+    /// An authenticated packet that advanced the replay window came from a new address; packets go there already.
+    PeerMoved {
+        /// Session of the pair.
+        session: u64,
+        /// Inbound SPI of the pair.
+        spi_in: u32,
+        /// The new address.
+        remote: SocketAddr,
+    },
+    /// A soft limit was reached: time to rekey.
+    SoftLimit {
+        /// Session of the pair.
+        session: u64,
+        /// Inbound SPI of the pair.
+        spi_in: u32,
+    },
+    /// A hard limit was reached: the pair carries nothing more.
+    HardLimit {
+        /// Session of the pair.
+        session: u64,
+        /// Inbound SPI of the pair.
+        spi_in: u32,
+    },
+    /// A pair could not be installed.
+    InstallFailed {
+        /// Session of the pair.
+        session: u64,
+        /// Inbound SPI of the pair.
+        spi_in: u32,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Nothing was carried for the pair's idle time.
+    Idle {
+        /// Session of the pair.
+        session: u64,
+        /// Inbound SPI of the pair.
+        spi_in: u32,
+    },
+    /// An inner packet has nowhere to go; rate-limited.
+    Acquire {
+        /// Routing domain it came from.
+        domain: u32,
+        /// Its addresses, protocol and ports.
+        summary: Summary,
+    },
+    /// The worker's thread has ended by a panic. Its sockets and queues are back with the holder; its SAs are gone.
+    Died {
+        /// Index of the worker.
+        worker: u8,
+        /// What the panic said.
+        message: String,
+    },
+    /// An IKE message that the kernel joined to a burst of ESP packets of the same flow.
+    StrayIke {
+        /// Our address and port.
+        local: SocketAddr,
+        /// The peer's.
+        remote: SocketAddr,
+        /// The message without the non-ESP marker.
+        bytes: Vec<u8>,
+    },
+    /// Counters of the pairs that carried something, about once a second.
+    Stats(Vec<SaStats>),
+}
+
+/// Counters of one pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SaStats {
+    /// Session of the pair.
+    pub session: u64,
+    /// Inbound SPI of the pair.
+    pub spi_in: u32,
+    /// Inner packets received.
+    pub packets_in: u64,
+    /// Inner packets sent.
+    pub packets_out: u64,
+    /// Octets of inner packets received.
+    pub octets_in: u64,
+    /// Octets of inner packets sent.
+    pub octets_out: u64,
+    /// How long ago the last packet was received; `None` if none was.
+    pub last_in: Option<Duration>,
+    /// Highest authenticated inbound sequence number.
+    pub highest_in_seq: u64,
+    /// Outbound sequence number of the next packet.
+    pub next_out_seq: u64,
+}
+
+/// Counters of one worker since it started.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerCounters {
+    /// Packets discarded, by reason.
+    pub drops: esp::DropCounters,
+    /// Inner packets read from TUN devices, bursts counted by their segments.
+    pub inner_in: u64,
+    /// Inner packets written to TUN devices.
+    pub inner_out: u64,
+    /// Writes that they took.
+    pub inner_writes: u64,
+    /// ESP packets received.
+    pub outer_in: u64,
+    /// Receive calls that they took.
+    pub outer_reads: u64,
+    /// ESP packets sent.
+    pub outer_out: u64,
+    /// Send calls that they took.
+    pub outer_writes: u64,
+    /// Packets and bursts handed to other workers.
+    pub handed_over: u64,
+    /// Packets that the kernel refused to take, on either side.
+    pub refused: u64,
+}

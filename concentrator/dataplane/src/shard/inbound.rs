@@ -1,0 +1,260 @@
+//! From the peers: ESP bursts opened segment by segment, checked, joined and written to TUN devices.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Instant;
+
+use esp::{DropReason, tunnel};
+use ip::packet::Fragment;
+
+use super::{LARGEST, MAX_RECEIVES, Shard};
+use crate::coalesce::Sink;
+use crate::handover::{Origin, Parcel};
+use crate::io::{Arrival, PacketIo, Refused};
+use crate::message::{WorkerCounters, WorkerEvent};
+use crate::mss;
+
+const TCP: u8 = 6;
+/// A datagram of one octet 0xFF keeps a NAT's mapping (RFC 3948 section 2.3).
+const KEEPALIVE: u8 = 0xff;
+
+impl Shard {
+    /// Receives until nothing waits or the turn's share is done.
+    pub(super) fn receive(&mut self, io: &mut impl PacketIo, now: Instant) -> usize {
+        let (mut at, mut handled) = (0, 0);
+        for _ in 0..MAX_RECEIVES {
+            if at + LARGEST > self.arena.len() {
+                self.flush_inner(io);
+                at = 0;
+            }
+            let Some(arrival) = self.arena.get_mut(at..).and_then(|room| io.receive(room)) else {
+                break;
+            };
+            self.counters.outer_reads += 1;
+            handled += self.open_arrival(at, &arrival, false, io, now);
+            at = (at + arrival.len).next_multiple_of(64);
+        }
+        if at > 0 {
+            self.flush_inner(io);
+        }
+        handled
+    }
+
+    /// Writes what waits to be joined; the arena is free afterwards.
+    pub(super) fn flush_inner(&mut self, io: &mut impl PacketIo) {
+        let mut sink = InnerSink {
+            io,
+            counters: &mut self.counters,
+        };
+        self.coalescer.flush(&mut self.arena, &mut sink);
+    }
+
+    /// Opens what was received at `at` in the arena: runs of segments with the same SPI together. `is_final`: it has
+    /// been handed over once and is not again.
+    pub(super) fn open_arrival(
+        &mut self,
+        at: usize,
+        arrival: &Arrival,
+        is_final: bool,
+        io: &mut impl PacketIo,
+        now: Instant,
+    ) -> usize {
+        let (segment, end) = (arrival.segment.max(1), at + arrival.len);
+        let (mut start, mut count) = (at, 0);
+        if arrival.len == 0 {
+            self.counters.drops.count(DropReason::Runt);
+        }
+        while start < end {
+            let Some(spi) = self.spi_at(start, end) else {
+                if self.arena.get(start..end) != Some(&[KEEPALIVE]) {
+                    self.counters.drops.count(DropReason::Runt);
+                }
+                start += segment;
+                count += 1;
+                continue;
+            };
+            let mut next = start + segment;
+            // The segments of one run share an SPI: GRO joins by addresses and ports alone.
+            while spi != 0 && next < end && self.spi_at(next, end) == Some(spi) {
+                next += segment;
+            }
+            let run = start..next.min(end);
+            let packets = run.len().div_ceil(segment);
+            self.counters.outer_in += packets as u64;
+            count += packets;
+            if spi == 0 {
+                self.pass_to_ike(run, arrival, io);
+            } else {
+                self.open_run(spi, run, arrival, is_final, io, now);
+            }
+            start = next;
+        }
+        count.max(1)
+    }
+
+    fn spi_at(&self, start: usize, end: usize) -> Option<u32> {
+        let word = self.arena.get(start..end)?.first_chunk::<4>()?;
+        Some(u32::from_be_bytes(*word))
+    }
+
+    /// A first word of zero is the non-ESP marker: an IKE message that GRO joined to ESP packets.
+    fn pass_to_ike(&mut self, run: Range<usize>, arrival: &Arrival, io: &mut impl PacketIo) {
+        let local = io.describe(arrival.port).map(|(local, _)| local);
+        if let (Some(local), Some(bytes)) = (local, self.arena.get(run.start + 4..run.end)) {
+            io.event(WorkerEvent::StrayIke {
+                local,
+                remote: arrival.from,
+                bytes: bytes.to_vec(),
+            });
+        }
+    }
+
+    fn open_run(
+        &mut self,
+        spi: u32,
+        run: Range<usize>,
+        arrival: &Arrival,
+        is_final: bool,
+        io: &mut impl PacketIo,
+        now: Instant,
+    ) {
+        let packets = run.len().div_ceil(arrival.segment.max(1)) as u64;
+        let pair = self
+            .by_spi
+            .get(&spi)
+            .and_then(|slot| self.pairs.get_mut(*slot as usize)?.as_mut());
+        let Some(pair) = pair else {
+            let owner = crate::worker_of_spi(spi);
+            if owner == self.worker || owner >= self.workers || is_final {
+                self.counters.drops.add(DropReason::UnknownSpi, packets);
+                return;
+            }
+            let Arrival {
+                segment,
+                from,
+                port,
+                tos,
+                ..
+            } = *arrival;
+            let data = self.arena.get(run).unwrap_or_default();
+            let origin = Origin::Outer {
+                from,
+                port,
+                segment,
+                tos,
+            };
+            if io.hand_over(owner, Parcel { origin, data }) {
+                self.counters.handed_over += 1;
+            } else {
+                self.counters.drops.add(DropReason::QueueFull, packets);
+            }
+            return;
+        };
+        if pair.expired {
+            self.counters.drops.add(DropReason::Expired, packets);
+            return;
+        }
+        self.opened.clear();
+        let opened = &mut self.opened;
+        pair.inbound
+            .open_burst(&mut self.arena, run, arrival.segment, &mut |_, result| {
+                opened.push(result)
+            });
+
+        let Some(domain) = self.domains.get(&pair.domain) else {
+            self.counters.drops.add(DropReason::WrongOwner, packets);
+            return;
+        };
+        let limits = [true, false].map(|is_v4| mss::limit(domain.mss_clamp, domain.mtu, is_v4));
+        let (mut authentic, mut octets, mut moved) = (0, 0, None::<SocketAddr>);
+        let mut sink = InnerSink {
+            io,
+            counters: &mut self.counters,
+        };
+        for result in self.opened.drain(..) {
+            let opened = match result {
+                Ok(opened) => opened,
+                Err(reason) => {
+                    authentic += u64::from(reason.is_authentic());
+                    sink.counters.drops.count(reason);
+                    continue;
+                }
+            };
+            authentic += 1;
+            octets += opened.inner.len() as u64;
+            if opened.advanced {
+                moved = Some(arrival.from);
+            }
+            let inner = self.arena.get_mut(opened.inner.clone()).unwrap_or_default();
+            //= rfc4301#section-5.2
+            //# If an IPsec system receives an inbound packet on an SA and the packet's header fields are not consistent
+            //# with the selectors for the SA, it MUST discard the packet.
+            let checked = tunnel::check_inner(inner, &pair.ts_remote, &pair.ts_local).and_then(|summary| {
+                let announced = if summary.version == 4 {
+                    ip::protocol::IPV4
+                } else {
+                    ip::protocol::IPV6
+                };
+                if announced != opened.next_header {
+                    return Err(DropReason::InnerMalformed);
+                }
+                tunnel::apply_ecn(inner, &summary, arrival.tos)?;
+                Ok(summary)
+            });
+            let summary = match checked {
+                Ok(summary) => summary,
+                Err(reason) => {
+                    sink.counters.drops.count(reason);
+                    continue;
+                }
+            };
+            if summary.protocol == TCP
+                && summary.fragment == Fragment::No
+                && mss::is_syn(inner, summary.header_len)
+            {
+                let [v4, v6] = limits;
+                if let Some(limit) = if summary.version == 4 { v4 } else { v6 } {
+                    mss::clamp(inner, summary.header_len, limit);
+                }
+            }
+            let packet = opened.inner.start..opened.inner.start + summary.total_len.min(opened.inner.len());
+            self.coalescer.add(
+                &mut self.arena,
+                packet,
+                pair.domain as usize,
+                domain.offloads,
+                &mut sink,
+            );
+        }
+        if authentic > 0 {
+            pair.received(authentic, octets, now, io);
+        }
+        if let Some(from) = moved {
+            pair.moved(from, io);
+        }
+    }
+}
+
+/// Where joined packets go: the TUN device of their domain.
+struct InnerSink<'a, I> {
+    io: &'a mut I,
+    counters: &'a mut WorkerCounters,
+}
+
+impl<I: PacketIo> Sink for InnerSink<'_, I> {
+    fn write(&mut self, domain: usize, parts: &[IoSlice<'_>], packets: usize) {
+        self.counters.inner_writes += 1;
+        match self.io.write_inner(domain as u32, parts) {
+            Ok(()) => self.counters.inner_out += packets as u64,
+            Err(refused) => {
+                let reason = match refused {
+                    Refused::Full => DropReason::DeviceFull,
+                    Refused::Failed => DropReason::DeviceFailed,
+                };
+                self.counters.refused += packets as u64;
+                self.counters.drops.add(reason, packets as u64);
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! To the peers: inner packets and bursts cut into equal slots of one buffer, sealed there, and sent with one call.
+
+use std::io::IoSlice;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use esp::{DropReason, tunnel};
+use ip::packet::{Fragment, Summary};
+
+use super::pair::{Pair, Slot};
+use super::{DomainFacts, MAX_READS, Shard};
+use crate::handover::{Origin, Parcel};
+use crate::io::{PacketIo, Refused};
+use crate::message::WorkerEvent;
+use crate::segment::Burst;
+use crate::vnet::{self, VnetHeader};
+use crate::{icmp, mss};
+
+const TCP: u8 = 6;
+/// UDP_MAX_SEGMENTS of older kernels; newer ones allow 128.
+const MAX_SEGMENTS: usize = 64;
+/// The largest UDP payload over IPv4.
+const MAX_DATAGRAM: usize = 65_507;
+/// Octets of the buffer: a full datagram and the room that sealing wants behind the last slot.
+const OUTBOX: usize = MAX_DATAGRAM + 2048;
+
+/// Packets of one SA and one size that wait to be sealed and sent together.
+pub(super) struct Outbox {
+    buffer: Vec<u8>,
+    key: Key,
+    segments: usize,
+    /// Octets of the slots taken.
+    used: usize,
+    inner_len: usize,
+    last_len: usize,
+    /// Octets of inner packets.
+    octets: u64,
+}
+
+/// What the packets of one send have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Key {
+    slot: Slot,
+    next_header: u8,
+    tos: u8,
+}
+
+impl Outbox {
+    pub(super) fn new() -> Self {
+        Self {
+            buffer: vec![0; OUTBOX],
+            key: Key::default(),
+            segments: 0,
+            used: 0,
+            inner_len: 0,
+            last_len: 0,
+            octets: 0,
+        }
+    }
+
+    /// Whether a packet of `len` octets, `sealed` when sealed, may follow what waits. Only the last may be shorter.
+    fn takes(&self, key: Key, len: usize, sealed: usize) -> bool {
+        self.segments == 0
+            || (self.key == key
+                && len <= self.inner_len
+                && self.last_len == self.inner_len
+                && self.segments < MAX_SEGMENTS
+                && self.used + sealed <= MAX_DATAGRAM)
+    }
+
+    /// The place for the next packet, `head` octets into its slot.
+    fn slot(&mut self, key: Key, len: usize, sealed: usize, head: usize) -> Option<&mut [u8]> {
+        if self.segments == 0 {
+            (self.key, self.inner_len, self.octets, self.used) = (key, len, 0, 0);
+        }
+        let start = self.used + head;
+        self.segments += 1;
+        self.used += sealed;
+        self.last_len = len;
+        self.octets += len as u64;
+        self.buffer.get_mut(start..start + len)
+    }
+
+    /// Takes back the place given last.
+    fn unslot(&mut self, len: usize, sealed: usize) {
+        self.segments -= 1;
+        self.used -= sealed;
+        self.octets -= len as u64;
+        self.last_len = self.inner_len;
+    }
+}
+
+impl Shard {
+    /// Reads inner packets until nothing waits or the turn's share is done.
+    pub(super) fn read(&mut self, io: &mut impl PacketIo, now: Instant) -> usize {
+        let mut handled = 0;
+        let mut inner = std::mem::take(&mut self.inner);
+        for _ in 0..MAX_READS {
+            let Some((domain, len)) = io.read_inner(&mut inner) else {
+                break;
+            };
+            handled += 1;
+            self.send_inner(domain, inner.get(..len).unwrap_or_default(), false, io, now);
+        }
+        self.inner = inner;
+        self.flush_outbox(io, now);
+        handled
+    }
+
+    /// Takes a `virtio_net_hdr` and an inner packet or burst. `is_final`: it has been handed over once and is not again.
+    pub(super) fn send_inner(
+        &mut self,
+        domain: u32,
+        data: &[u8],
+        is_final: bool,
+        io: &mut impl PacketIo,
+        now: Instant,
+    ) {
+        let Some((header, packet)) = VnetHeader::read(data).zip(data.get(vnet::LEN..)) else {
+            return self.counters.drops.count(DropReason::NotIp);
+        };
+        let Ok(burst) = Burst::new(&header, packet) else {
+            return self.counters.drops.count(DropReason::InnerMalformed);
+        };
+        let count = burst.count();
+        self.counters.inner_in += count as u64;
+        let Ok(summary) = ip::packet::summarize(packet) else {
+            return self.counters.drops.add(DropReason::NotIp, count as u64);
+        };
+        let Some(slot) = self.choose(domain, &summary, is_final) else {
+            return self.send_elsewhere(domain, data, &summary, count, is_final, io, now);
+        };
+        let Some(facts) = self.domains.get(&domain) else {
+            return;
+        };
+        let Some(pair) = self.pairs.get(slot as usize).and_then(Option::as_ref) else {
+            return;
+        };
+        if pair.expired {
+            return self.counters.drops.add(DropReason::Expired, count as u64);
+        }
+        let mtu = pair.path_mtu.unwrap_or(facts.mtu).min(facts.mtu);
+        if burst.len_of(0) > usize::from(mtu) && summary.dont_fragment {
+            self.counters.drops.add(DropReason::PathMtu, count as u64);
+            return self.answer_too_big(domain, packet, &summary, mtu, io, now);
+        }
+        let is_syn = summary.protocol == TCP
+            && summary.fragment == Fragment::No
+            && mss::is_syn(packet, summary.header_len);
+        let clamp = if is_syn {
+            mss::limit(facts.mss_clamp, mtu, summary.version == 4)
+        } else {
+            None
+        };
+        // The outer DF bit is the socket's: clear.
+        let rules = tunnel::TunnelRules {
+            df: tunnel::DfRule::Clear,
+            ..Default::default()
+        };
+        let tos = tunnel::encapsulate(&rules, summary.traffic_class, summary.dont_fragment).traffic_class;
+        let next_header = if summary.version == 4 {
+            ip::protocol::IPV4
+        } else {
+            ip::protocol::IPV6
+        };
+        let key = Key {
+            slot,
+            next_header,
+            tos,
+        };
+        let (head, outbound) = (pair.outbound.layout().head(), &pair.outbound);
+        let lengths = [burst.len_of(0), burst.len_of(count - 1)].map(|len| (len, outbound.sealed_len(len)));
+        for index in 0..count {
+            let [whole, last] = lengths;
+            let (len, sealed) = if index + 1 == count { last } else { whole };
+            if !self.outbox.takes(key, len, sealed) {
+                self.flush_outbox(io, now);
+            }
+            let Some(room) = self.outbox.slot(key, len, sealed, head) else {
+                self.outbox.unslot(len, sealed);
+                self.counters.drops.count(DropReason::TooLong);
+                continue;
+            };
+            if burst.write(index, room).is_err() {
+                self.outbox.unslot(len, sealed);
+                self.counters.drops.count(DropReason::InnerMalformed);
+            } else if let Some(limit) = clamp {
+                mss::clamp(room, summary.header_len, limit);
+            }
+        }
+    }
+
+    /// The pair for an outbound packet: the newest active one whose selectors match, else the newest. Without `is_final`
+    /// a worker among several answers only for what is its own by the most specific entry of all.
+    fn choose(&self, domain: u32, summary: &Summary, is_final: bool) -> Option<Slot> {
+        let routes = self.routes.get(&domain)?;
+        let among = |slots: &[Slot]| {
+            let mut fallback = None;
+            for slot in slots.iter().rev() {
+                let Some(pair) = self.pairs.get(*slot as usize).and_then(Option::as_ref) else {
+                    continue;
+                };
+                if !pair.carries(summary) {
+                    continue;
+                }
+                if pair.active {
+                    return Some(*slot);
+                }
+                fallback = fallback.or(Some(*slot));
+            }
+            fallback
+        };
+        if self.workers > 1 && !is_final {
+            let exact = among(routes.host(summary.dst));
+            if exact.is_some() || self.owners.of(domain, summary.dst, self.worker) != Some(self.worker) {
+                return exact;
+            }
+        }
+        routes.find(summary.dst, among)
+    }
+
+    /// What no SA here carries: to the worker that has one, or else the control plane may bring one up.
+    #[allow(clippy::too_many_arguments, reason = "the facts of one packet, already found")]
+    fn send_elsewhere(
+        &mut self,
+        domain: u32,
+        data: &[u8],
+        summary: &Summary,
+        count: usize,
+        is_final: bool,
+        io: &mut impl PacketIo,
+        now: Instant,
+    ) {
+        let owner = if is_final || self.workers < 2 {
+            None
+        } else {
+            self.owners.of(domain, summary.dst, self.worker)
+        };
+        if let Some(owner) = owner.filter(|owner| *owner != self.worker) {
+            if io.hand_over(
+                owner,
+                Parcel {
+                    origin: Origin::Inner { domain },
+                    data,
+                },
+            ) {
+                self.counters.handed_over += 1;
+            } else {
+                self.counters.drops.add(DropReason::QueueFull, count as u64);
+            }
+            return;
+        }
+        self.counters.drops.add(DropReason::NoSa, count as u64);
+        if !summary.dst.is_multicast() && self.acquires.take(now) {
+            io.event(WorkerEvent::Acquire {
+                domain,
+                summary: *summary,
+            });
+        }
+    }
+
+    fn answer_too_big(
+        &mut self,
+        domain: u32,
+        packet: &[u8],
+        summary: &Summary,
+        mtu: u16,
+        io: &mut impl PacketIo,
+        now: Instant,
+    ) {
+        if !self.icmp_errors.take(now) {
+            return;
+        }
+        let gateway = self.domains.get(&domain).and_then(|facts: &DomainFacts| {
+            let mut addresses = facts.addresses.iter().map(ipnet::IpNet::addr);
+            addresses.find(|a: &IpAddr| a.is_ipv4() == summary.dst.is_ipv4())
+        });
+        if let Some(error) = icmp::too_big(packet, summary, mtu, gateway) {
+            let parts = [IoSlice::new(&[0; vnet::LEN]), IoSlice::new(&error)];
+            // An error that cannot be delivered is not worth another.
+            let _ = io.write_inner(domain, &parts);
+        }
+    }
+
+    /// Seals and sends what waits.
+    pub(super) fn flush_outbox(&mut self, io: &mut impl PacketIo, now: Instant) {
+        let outbox = &mut self.outbox;
+        let segments = std::mem::take(&mut outbox.segments);
+        if segments == 0 {
+            return;
+        }
+        let Some(pair) = self
+            .pairs
+            .get_mut(outbox.key.slot as usize)
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        let burst = esp::Burst {
+            offset: 0,
+            segments,
+            inner_len: outbox.inner_len,
+            last_len: outbox.last_len,
+        };
+        let sealed = match pair
+            .outbound
+            .seal_burst(&mut outbox.buffer, burst, outbox.key.next_header)
+        {
+            Ok(range) => range,
+            Err(reason) => {
+                self.counters.drops.add(reason, segments as u64);
+                pair.ask_for_more(io);
+                return;
+            }
+        };
+        let stride = pair.outbound.sealed_len(outbox.inner_len);
+        let data = outbox.buffer.get(sealed).unwrap_or_default();
+        self.counters.outer_writes += 1;
+        match send(io, pair, data, stride, outbox.key.tos) {
+            Ok(()) => {
+                self.counters.outer_out += segments as u64;
+                pair.sent(segments as u64, outbox.octets, now, io);
+            }
+            Err(refused) => {
+                let reason = match refused {
+                    Refused::Full => DropReason::SocketFull,
+                    Refused::Failed => DropReason::SendFailed,
+                };
+                self.counters.refused += segments as u64;
+                self.counters.drops.add(reason, segments as u64);
+                pair.ask_for_more(io);
+            }
+        }
+    }
+}
+
+fn send(io: &mut impl PacketIo, pair: &Pair, data: &[u8], segment: usize, tos: u8) -> Result<(), Refused> {
+    io.transmit(pair.port, data, segment, pair.peer, tos)
+}

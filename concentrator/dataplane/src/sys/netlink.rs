@@ -1,0 +1,373 @@
+//! The little of rtnetlink that a TUN device needs: link settings, addresses, routes.
+
+use std::ffi::CString;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
+
+use ipnet::IpNet;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
+const NLMSG_ERROR: u16 = 2;
+
+const IFLA_MTU: u16 = 4;
+const IFLA_TXQLEN: u16 = 13;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GSO_MAX_SIZE: u16 = 41;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// A routing socket; it stays in the network namespace it was opened in, whichever thread uses it.
+#[derive(Debug)]
+pub(crate) struct Netlink {
+    socket: OwnedFd,
+    sequence: Mutex<u32>,
+}
+
+/// One message under construction. Attributes are aligned to 4 octets.
+struct Message(Vec<u8>);
+
+impl Message {
+    fn new(kind: u16, flags: u16) -> Self {
+        let mut octets = vec![0; 4];
+        octets.extend_from_slice(&kind.to_ne_bytes());
+        octets.extend_from_slice(&(flags | NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+        octets.extend_from_slice(&[0; 8]);
+        Self(octets)
+    }
+
+    fn raw(mut self, octets: &[u8]) -> Self {
+        self.0.extend_from_slice(octets);
+        self
+    }
+
+    fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
+        self.0
+            .extend_from_slice(&((value.len() + 4) as u16).to_ne_bytes());
+        self.0.extend_from_slice(&kind.to_ne_bytes());
+        self.0.extend_from_slice(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    fn finish(mut self, sequence: u32) -> Vec<u8> {
+        let len = (self.0.len() as u32).to_ne_bytes();
+        let fields = len
+            .into_iter()
+            .enumerate()
+            .chain((8..).zip(sequence.to_ne_bytes()));
+        for (at, octet) in fields {
+            if let Some(slot) = self.0.get_mut(at) {
+                *slot = octet;
+            }
+        }
+        self.0
+    }
+}
+
+fn octets(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn family(addr: IpAddr) -> u8 {
+    if addr.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
+/// `struct ifinfomsg`.
+fn link_header(family: u8, index: u32, flags: u32, change: u32) -> Vec<u8> {
+    let mut header = vec![family, 0, 0, 0];
+    for word in [index, flags, change] {
+        header.extend_from_slice(&word.to_ne_bytes());
+    }
+    header
+}
+
+impl Netlink {
+    /// Opens a routing socket in the calling thread's network namespace.
+    pub(crate) fn open() -> io::Result<Self> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            // Protocol 0: NETLINK_ROUTE.
+            None,
+        )?;
+        let patience = std::time::Duration::from_secs(5);
+        rustix::net::sockopt::set_socket_timeout(
+            &socket,
+            rustix::net::sockopt::Timeout::Recv,
+            Some(patience),
+        )?;
+        Ok(Self {
+            socket,
+            sequence: Mutex::new(0),
+        })
+    }
+
+    /// Sets up a TUN device: MTU, a long queue, bursts that still fit one segmented UDP send with ESP added, and no
+    /// IPv6 address of the kernel's own making; then brings it up.
+    pub(crate) fn set_up(&self, index: u32, mtu: u16) -> io::Result<Vec<String>> {
+        const QUEUE_LEN: u32 = 5000;
+        const GSO_MAX_SIZE: u32 = 59_000;
+        let link = || link_header(0, index, 0, 0);
+        let mut notes = Vec::new();
+        self.request(
+            "set MTU",
+            |m| m.raw(&link()).attribute(IFLA_MTU, &u32::from(mtu).to_ne_bytes()),
+            RTM_NEWLINK,
+            0,
+        )?;
+        let optional = [
+            (
+                "transmit queue length",
+                IFLA_TXQLEN,
+                QUEUE_LEN.to_ne_bytes().to_vec(),
+            ),
+            (
+                "maximum burst",
+                IFLA_GSO_MAX_SIZE,
+                GSO_MAX_SIZE.to_ne_bytes().to_vec(),
+            ),
+            ("no own IPv6 address", IFLA_AF_SPEC, {
+                // A nest of AF_INET6 holding the mode "none" (1).
+                let mut nest = vec![
+                    12,
+                    0,
+                    AF_INET6,
+                    0,
+                    5,
+                    0,
+                    IFLA_INET6_ADDR_GEN_MODE as u8,
+                    0,
+                    1,
+                    0,
+                    0,
+                    0,
+                ];
+                nest.truncate(12);
+                nest
+            }),
+        ];
+        for (what, kind, value) in optional {
+            if let Err(e) = self.request(what, |m| m.raw(&link()).attribute(kind, &value), RTM_NEWLINK, 0) {
+                notes.push(e.to_string());
+            }
+        }
+        let up = libc::IFF_UP as u32;
+        self.request(
+            "bring up",
+            |m| m.raw(&link_header(0, index, up, up)),
+            RTM_NEWLINK,
+            0,
+        )?;
+        Ok(notes)
+    }
+
+    /// Adds an address to a device.
+    pub(crate) fn add_address(&self, index: u32, net: IpNet) -> io::Result<()> {
+        const IFA_F_NODAD: u8 = 2;
+        let (addr, len) = (net.addr(), net.prefix_len());
+        let flags = if addr.is_ipv6() { IFA_F_NODAD } else { 0 };
+        let mut header = vec![family(addr), len, flags, 0];
+        header.extend_from_slice(&index.to_ne_bytes());
+        self.request(
+            &format!("add address {net}"),
+            |m| {
+                m.raw(&header)
+                    .attribute(IFA_LOCAL, &octets(addr))
+                    .attribute(IFA_ADDRESS, &octets(addr))
+            },
+            RTM_NEWADDR,
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+    }
+
+    /// Adds a route towards a device; fails with `AlreadyExists` if there is one for the same prefix.
+    pub(crate) fn add_route(&self, index: u32, net: IpNet) -> io::Result<()> {
+        self.route("add route", index, net, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Removes a route towards a device.
+    pub(crate) fn del_route(&self, index: u32, net: IpNet) -> io::Result<()> {
+        self.route("remove route", index, net, RTM_DELROUTE, 0)
+    }
+
+    fn route(&self, what: &str, index: u32, net: IpNet, kind: u16, flags: u16) -> io::Result<()> {
+        const TABLE_MAIN: u8 = 254;
+        const PROTOCOL_STATIC: u8 = 4;
+        const SCOPE_LINK: u8 = 253;
+        const UNICAST: u8 = 1;
+        let net = net.trunc();
+        let scope = if net.addr().is_ipv4() { SCOPE_LINK } else { 0 };
+        let header = [
+            [family(net.addr()), net.prefix_len(), 0, 0],
+            [TABLE_MAIN, PROTOCOL_STATIC, scope, UNICAST],
+            [0; 4],
+        ]
+        .concat();
+        self.request(
+            &format!("{what} {net}"),
+            |m| {
+                let m = m.raw(&header);
+                let m = if net.prefix_len() > 0 {
+                    m.attribute(RTA_DST, &octets(net.addr()))
+                } else {
+                    m
+                };
+                m.attribute(RTA_OIF, &index.to_ne_bytes())
+            },
+            kind,
+            flags,
+        )
+    }
+
+    /// Sends one request and waits for its acknowledgement.
+    fn request(
+        &self,
+        what: &str,
+        build: impl FnOnce(Message) -> Message,
+        kind: u16,
+        flags: u16,
+    ) -> io::Result<()> {
+        let mut sequence = self
+            .sequence
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *sequence = sequence.wrapping_add(1);
+        let message = build(Message::new(kind, flags)).finish(*sequence);
+        let context = |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
+        rustix::net::send(&self.socket, &message, SendFlags::empty()).map_err(|e| context(e.into()))?;
+        let mut buffer = [0u8; 4096];
+        for _ in 0..64 {
+            let (len, _) = rustix::net::recv(self.socket.as_fd(), &mut buffer[..], RecvFlags::empty())
+                .map_err(|e| context(e.into()))?;
+            match acknowledgement(buffer.get(..len).unwrap_or_default(), *sequence) {
+                Some(0) => return Ok(()),
+                Some(errno) => return Err(context(io::Error::from_raw_os_error(errno))),
+                None => {}
+            }
+        }
+        Err(context(io::Error::from(io::ErrorKind::TimedOut)))
+    }
+}
+
+/// The errno (0: done) of an NLMSG_ERROR that answers `sequence`.
+fn acknowledgement(mut octets: &[u8], sequence: u32) -> Option<i32> {
+    while let Some(header) = octets.first_chunk::<16>() {
+        let [l0, l1, l2, l3, k0, k1, _, _, s0, s1, s2, s3, ..] = *header;
+        let len = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+        let is_ours = u32::from_ne_bytes([s0, s1, s2, s3]) == sequence;
+        if u16::from_ne_bytes([k0, k1]) == NLMSG_ERROR && is_ours {
+            let code = octets.get(16..20)?.first_chunk::<4>()?;
+            return Some(i32::from_ne_bytes(*code).wrapping_neg());
+        }
+        octets = octets.get(len.max(16).next_multiple_of(4)..)?;
+    }
+    None
+}
+
+/// The index of a device in the calling thread's network namespace.
+pub(crate) fn device_index(name: &str) -> io::Result<u32> {
+    let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: `name` is a C string that lives across the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+/// The addresses of all interfaces in the calling thread's network namespace, but those of one link only.
+pub(crate) fn interface_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: getifaddrs stores a list at the pointer it is given, which lives across the call.
+    super::check(unsafe { libc::getifaddrs(&raw mut list) })?;
+    let mut addresses = Vec::new();
+    let mut next = list;
+    while !next.is_null() {
+        // SAFETY: `next` is a node of the list, which lives until freeifaddrs below.
+        let node = unsafe { next.read() };
+        addresses.extend(socket_address(node.ifa_addr));
+        next = node.ifa_next;
+    }
+    // SAFETY: `list` came from getifaddrs and is not used after this.
+    unsafe { libc::freeifaddrs(list) };
+    addresses.retain(|a| match a {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    });
+    Ok(addresses)
+}
+
+/// The address in a `sockaddr` of an ifaddrs node.
+fn socket_address(pointer: *const libc::sockaddr) -> Option<IpAddr> {
+    if pointer.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and every sockaddr starts with its family.
+    let family = unsafe { pointer.cast::<libc::sa_family_t>().read_unaligned() };
+    match i32::from(family) {
+        libc::AF_INET => {
+            // SAFETY: a sockaddr of this family is a sockaddr_in.
+            let v4 = unsafe { pointer.cast::<libc::sockaddr_in>().read_unaligned() };
+            Some(IpAddr::from(u32::from_be(v4.sin_addr.s_addr).to_be_bytes()))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: a sockaddr of this family is a sockaddr_in6.
+            let v6 = unsafe { pointer.cast::<libc::sockaddr_in6>().read_unaligned() };
+            Some(IpAddr::from(v6.sin6_addr.s6_addr))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_carry_their_length_and_aligned_attributes() {
+        let message = Message::new(RTM_NEWLINK, 0)
+            .raw(&[0; 16])
+            .attribute(3, b"abcde")
+            .finish(7);
+        assert_eq!(message.len(), 16 + 16 + 12);
+        assert_eq!(message.get(..4), Some(&44u32.to_ne_bytes()[..]));
+        assert_eq!(message.get(8..12), Some(&7u32.to_ne_bytes()[..]));
+        assert_eq!(message.get(32..34), Some(&9u16.to_ne_bytes()[..]));
+    }
+
+    #[test]
+    fn an_acknowledgement_is_found_behind_other_messages() {
+        let mut answer = vec![];
+        for (sequence, code) in [(1u32, 0i32), (2, -17)] {
+            answer.extend_from_slice(&36u32.to_ne_bytes());
+            answer.extend_from_slice(&NLMSG_ERROR.to_ne_bytes());
+            answer.extend_from_slice(&[0; 2]);
+            answer.extend_from_slice(&sequence.to_ne_bytes());
+            answer.extend_from_slice(&[0; 4]);
+            answer.extend_from_slice(&code.to_ne_bytes());
+            answer.extend_from_slice(&[0; 16]);
+        }
+        assert_eq!(acknowledgement(&answer, 1), Some(0));
+        assert_eq!(acknowledgement(&answer, 2), Some(17));
+        assert_eq!(acknowledgement(&answer, 3), None);
+        assert_eq!(acknowledgement(&[1, 0, 0], 3), None);
+    }
+}
