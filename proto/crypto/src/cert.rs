@@ -15,7 +15,7 @@ use openssl::x509::X509;
 pub use chain::{ChainError, MAX_CHAIN, Path, Purpose, TrustAnchors, verify_chain};
 
 use crate::pem::{self, PemError};
-use crate::sign::{LoadError, PublicKey, Weakness};
+use crate::sign::{LoadError, PublicKey, Weakness, has_explicit_curve};
 use crate::{HashAlgorithm, digest};
 
 /// The longest certificate that is read, in octets.
@@ -30,6 +30,9 @@ pub enum CertError {
     /// Not an X.509 certificate, or one that breaks DER.
     #[error("malformed certificate")]
     Malformed,
+    /// An elliptic curve key that brings its own curve in place of a name.
+    #[error("certificate with an elliptic curve that has no name")]
+    ExplicitCurve,
     /// Not PEM.
     #[error(transparent)]
     Pem(#[from] PemError),
@@ -57,6 +60,9 @@ impl Certificate {
             return Err(CertError::TooLong(der.len()));
         }
         let fields = parse::fields(der).ok_or(CertError::Malformed)?;
+        if has_explicit_curve(&fields.spki) {
+            return Err(CertError::ExplicitCurve);
+        }
         let x509 = X509::from_der(der).map_err(|_| CertError::Malformed)?;
         let key = PublicKey::from_spki_der(&fields.spki);
         Ok(Self {

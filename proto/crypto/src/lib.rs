@@ -7,6 +7,24 @@
 //!  PEM, DER ──► sign::PrivateKey, cert::Certificate ──► sign, verify, verify_chain
 //! ```
 //!
+//! ```
+//! use crypto::{Cipher, Group, Opener, Packet, Prf, Sealer, Suite, SystemRandom, dh::KeyPair};
+//! let ours = KeyPair::generate(Group::Curve25519, &mut SystemRandom)?;
+//! let theirs = KeyPair::generate(Group::Curve25519, &mut SystemRandom)?;
+//! let secret = ours.derive(theirs.public())?;
+//! assert_eq!(secret, theirs.derive(ours.public())?);
+//!
+//! let suite = Suite::new(Cipher::AesGcm16 { key_bits: 256 }, None)?;
+//! let key = Prf::HmacSha256.plus(secret.expose(), b"nonces", suite.enc_key_len());
+//! let (mut iv, mut body, mut icv) = ([0; 8], *b"a packet", [0; 16]);
+//! let packet = Packet { aad: b"header", mac_head: &[], mac_tail: &[], iv: &mut iv, body: &mut body, icv: &mut icv };
+//! Sealer::new(suite, key.expose(), &[])?.seal(packet)?;
+//! let packet = Packet { aad: b"header", mac_head: &[], mac_tail: &[], iv: &mut iv, body: &mut body, icv: &mut icv };
+//! Opener::new(suite, key.expose(), &[])?.open(packet)?;
+//! assert_eq!(&body, b"a packet");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Promises: everything secret is wiped when dropped and redacted by `Debug`; comparisons of secrets and of
 //! integrity check values take constant time; malformed input is an error and never a panic.
 

@@ -19,8 +19,8 @@ pub enum Provider {
 /// The process's choice for AES-GCM and for ChaCha20-Poly1305. It affects speed alone, never octets.
 static PREFERRED: [AtomicU8; 2] = [AtomicU8::new(1), AtomicU8::new(1)];
 
-/// Octets that one measurement seals and opens; about a millisecond on the machines of the day.
-const MEASURED_OCTETS: usize = 1 << 21;
+/// Octets that one round seals and opens. The whole measurement then takes some tens of milliseconds.
+const MEASURED_OCTETS: usize = 1 << 18;
 
 impl Provider {
     /// Every provider that there is.

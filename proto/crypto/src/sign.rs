@@ -1,12 +1,14 @@
 //! Signatures: private keys from PEM or DER, public keys from SubjectPublicKeyInfo, and the schemes of IKE
 //! authentication (RFC 7296 section 3.8, RFC 4754, RFC 7427, RFC 8420).
 
+mod fast;
 mod identifier;
 mod key;
 
 use std::fmt;
 
 pub(crate) use identifier::is_weak_certificate_algorithm;
+pub(crate) use key::has_explicit_curve;
 pub use key::{PrivateKey, PublicKey};
 
 use crate::HashAlgorithm;

@@ -110,6 +110,28 @@ fn modp_values_match_an_independent_computation() {
     }
 }
 
+/// One value in 256 begins with a zero octet, which must stay.
+#[test]
+fn modp_values_keep_their_leading_zeros() {
+    let group = Group::Modp1024;
+    let ours = KeyPair::generate(group, &mut SeededRandom::from_seed(0)).unwrap();
+    let (mut public, mut secret) = (false, false);
+    for seed in 1..4000 {
+        let theirs = KeyPair::generate(group, &mut SeededRandom::from_seed(seed)).unwrap();
+        let derived = ours.derive(theirs.public()).unwrap();
+        assert_eq!((theirs.public().len(), derived.len()), (128, 128));
+        public |= theirs.public()[0] == 0;
+        if derived.expose()[0] == 0 {
+            assert_eq!(theirs.derive(ours.public()).unwrap(), derived);
+            secret = true;
+        }
+        if public && secret {
+            return;
+        }
+    }
+    panic!("no seed gave a leading zero");
+}
+
 #[test]
 fn modp_values_out_of_range_are_refused() {
     //= rfc6989#section-2.1

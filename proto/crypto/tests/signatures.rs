@@ -165,6 +165,61 @@ fn every_scheme_with_every_kind_of_key() {
     }
 }
 
+/// Some schemes are AWS-LC's and the others OpenSSL's: they must understand each other.
+#[test]
+fn an_independent_verifier_agrees() {
+    use openssl::hash::MessageDigest;
+    use openssl::rsa::Padding;
+    use openssl::sign::{RsaPssSaltlen, Signer, Verifier};
+    let digests = [
+        MessageDigest::sha1(),
+        MessageDigest::sha256(),
+        MessageDigest::sha384(),
+        MessageDigest::sha512(),
+    ];
+    let rsa = |bits| PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap();
+    let keys = [
+        rsa(2048),
+        rsa(3072),
+        PKey::ec_gen("P-256").unwrap(),
+        PKey::ec_gen("P-384").unwrap(),
+    ];
+    for key in keys {
+        let ours = load(&key);
+        let public = ours.public_key().unwrap();
+        for (hash, digest) in SHA.into_iter().zip(digests) {
+            let schemes = match ours.kind().curve() {
+                Some(curve) => vec![SignatureScheme::Ecdsa(curve, hash)],
+                None => vec![SignatureScheme::RsaPkcs1(hash), SignatureScheme::RsaPss(hash)],
+            };
+            for scheme in schemes {
+                let mut signer = Signer::new(digest, &key).unwrap();
+                let mut verifier = Verifier::new(digest, &key).unwrap();
+                if let SignatureScheme::RsaPss(_) = scheme {
+                    signer.set_rsa_padding(Padding::PKCS1_PSS).unwrap();
+                    signer.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH).unwrap();
+                    verifier.set_rsa_padding(Padding::PKCS1_PSS).unwrap();
+                    verifier
+                        .set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH)
+                        .unwrap();
+                }
+                let signature = ours.sign(scheme, b"message").unwrap();
+                assert!(
+                    verifier.verify_oneshot(&signature, b"message").unwrap(),
+                    "{scheme}"
+                );
+                public
+                    .verify(
+                        scheme,
+                        b"message",
+                        &signer.sign_oneshot_to_vec(b"message").unwrap(),
+                    )
+                    .unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn rsa_signatures_bind_their_padding_and_hash() {
     let private = load(&PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap());
@@ -402,6 +457,20 @@ fn key_files_in_every_format() {
 }
 
 #[test]
+fn keys_are_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<PrivateKey>();
+    shared::<PublicKey>();
+    shared::<crypto::cert::Certificate>();
+    shared::<crypto::cert::TrustAnchors>();
+    shared::<crypto::dh::KeyPair>();
+    shared::<crypto::Sealer>();
+    shared::<crypto::Opener>();
+    shared::<crypto::MacKey>();
+    shared::<crypto::Secret>();
+}
+
+#[test]
 fn keys_that_are_not_accepted() {
     let short = PKey::from_rsa(Rsa::generate(1024).unwrap()).unwrap();
     let der = short.private_key_to_pkcs8().unwrap();
@@ -432,6 +501,16 @@ fn keys_that_are_not_accepted() {
             LoadError::Unsupported
         );
     }
+
+    // P-256 with its parameters written out.
+    let mut group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    group.set_asn1_flag(openssl::ec::Asn1Flag::EXPLICIT_CURVE);
+    let explicit = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+    let spki = explicit.public_key_to_der().unwrap();
+    assert_eq!(
+        PublicKey::from_spki_der(&spki).unwrap_err(),
+        LoadError::Unsupported
+    );
 
     // A point off the curve, and octets after the key.
     let mut spki = PKey::ec_gen("P-256").unwrap().public_key_to_der().unwrap();

@@ -7,7 +7,7 @@ use openssl::error::ErrorStack;
 use openssl::stack::Stack;
 use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::{X509VerifyFlags, X509VerifyParam};
-use openssl::x509::{X509, X509StoreContext, X509VerifyResult};
+use openssl::x509::{X509, X509Ref, X509StoreContext, X509VerifyResult};
 
 use super::Certificate;
 use crate::sign::{LoadError, Weakness};
@@ -312,12 +312,20 @@ fn build(
         untrusted.push(one.x509.clone()).map_err(broken)?;
     }
     let mut context = X509StoreContext::new().map_err(broken)?;
+    let own = |x509: &X509Ref| -> Option<Certificate> {
+        let der = x509.to_der().ok()?;
+        std::iter::once(&leaf)
+            .chain(intermediates)
+            .chain(anchors)
+            .find(|one| one.der() == der)
+            .map(|one| Certificate::clone(one))
+    };
     context
         .init(&store, &leaf.x509, &untrusted, |context| {
             if context.verify_cert()? {
                 let chain = context
                     .chain()
-                    .map(|chain| chain.iter().map(own).collect::<Option<Vec<_>>>());
+                    .map(|chain| chain.iter().map(&own).collect::<Option<Vec<_>>>());
                 return Ok(match chain.flatten() {
                     Some(path) if !path.is_empty() => Ok(path),
                     _ => Err(Failure {
@@ -334,10 +342,6 @@ fn build(
             }))
         })
         .map_err(broken)?
-}
-
-fn own(x509: &openssl::x509::X509Ref) -> Option<Certificate> {
-    Certificate::from_der(&x509.to_der().ok()?).ok()
 }
 
 fn store(anchors: &[&Certificate]) -> Result<X509Store, ErrorStack> {

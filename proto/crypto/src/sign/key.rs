@@ -1,4 +1,4 @@
-//! Private and public keys over OpenSSL.
+//! Private and public keys over OpenSSL, with a second form in AWS-LC where that is faster.
 
 use std::fmt;
 
@@ -10,11 +10,13 @@ use openssl::nid::Nid;
 use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private, Public};
 use openssl::rsa::Padding;
 use openssl::sign::{RsaPssSaltlen, Signer, Verifier};
+use zeroize::Zeroizing;
 
+use super::fast::{FastSigner, FastVerifier};
 use super::{
     Curve, KeyKind, LoadError, RSA_MAX_BITS, RSA_MIN_BITS, SignError, SignatureScheme, VerifyError, Weakness,
 };
-use crate::der::{self, tag};
+use crate::der::{self, Reader, tag};
 use crate::{HashAlgorithm, pem};
 
 /// The longest encoding of a key that is read, in octets.
@@ -24,6 +26,7 @@ const MAX_DER: usize = 16 * 1024;
 pub struct PrivateKey {
     key: PKey<Private>,
     kind: KeyKind,
+    fast: Option<FastSigner>,
 }
 
 impl PrivateKey {
@@ -77,7 +80,15 @@ impl PrivateKey {
         if let Some(weakness) = weakness_of(&key) {
             return Err(weakness.into());
         }
-        Ok(Self { key, kind })
+        let pkcs8 = key
+            .private_key_to_pkcs8()
+            .map(Zeroizing::new)
+            .map_err(|_| LoadError::Malformed)?;
+        Ok(Self {
+            fast: FastSigner::new(kind, &pkcs8),
+            key,
+            kind,
+        })
     }
 
     /// What the key is.
@@ -105,7 +116,11 @@ impl PrivateKey {
                 scheme,
             });
         }
-        let signature = self.sign_with(scheme, message).map_err(|_| SignError::Failed)?;
+        let fast = self.fast.as_ref().and_then(|fast| fast.sign(scheme, message));
+        let signature = match fast {
+            Some(signature) => signature,
+            None => self.sign_with(scheme, message).map_err(|_| SignError::Failed)?,
+        };
         match scheme {
             SignatureScheme::EcdsaRaw(curve) => {
                 raw_from_der(curve, &signature).map_err(|_| SignError::Failed)
@@ -144,6 +159,7 @@ pub struct PublicKey {
     kind: KeyKind,
     weakness: Option<Weakness>,
     spki: Vec<u8>,
+    fast: Option<FastVerifier>,
 }
 
 impl PublicKey {
@@ -154,12 +170,18 @@ impl PublicKey {
     /// [`LoadError::Malformed`] or [`LoadError::Unsupported`].
     pub fn from_spki_der(input: &[u8]) -> Result<Self, LoadError> {
         check_extent(input)?;
+        if has_explicit_curve(input) {
+            return Err(LoadError::Unsupported);
+        }
         let key = PKey::public_key_from_der(input).map_err(|_| LoadError::Malformed)?;
+        let kind = kind_of(&key)?;
+        let fast = FastVerifier::new(kind, input);
         Ok(Self {
-            kind: kind_of(&key)?,
+            kind,
             weakness: weakness_of(&key),
             key,
             spki: input.to_vec(),
+            fast,
         })
     }
 
@@ -200,10 +222,19 @@ impl PublicKey {
         if self.weakness.is_some() {
             return Err(VerifyError::BadSignature);
         }
-        match self.verify_with(scheme, message, signature) {
-            Ok(true) => Ok(()),
+        let verdict = match self
+            .fast
+            .as_ref()
+            .and_then(|fast| fast.verify(scheme, message, signature))
+        {
+            Some(verdict) => verdict,
             // OpenSSL reports a malformed signature as an error.
-            Ok(false) | Err(_) => Err(VerifyError::BadSignature),
+            None => self.verify_with(scheme, message, signature).unwrap_or(false),
+        };
+        if verdict {
+            Ok(())
+        } else {
+            Err(VerifyError::BadSignature)
         }
     }
 
@@ -247,6 +278,20 @@ impl PartialEq for PublicKey {
     }
 }
 
+/// True for an elliptic curve key that brings its own curve in place of a name. None of ours do, and a library should not
+/// get to see them (CVE-2020-0601 and CVE-2022-0778 were made of such keys).
+pub(crate) fn has_explicit_curve(spki: &[u8]) -> bool {
+    const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+    let Some(inside) = der::single(tag::SEQUENCE, spki) else {
+        return false;
+    };
+    let Some(algorithm) = Reader::new(inside).expect(tag::SEQUENCE) else {
+        return false;
+    };
+    let mut algorithm = Reader::new(algorithm);
+    algorithm.expect(tag::OID) == Some(EC_PUBLIC_KEY) && algorithm.peek() != Some(tag::OID)
+}
+
 /// The input must be one element and nothing after it, and not too long.
 fn check_extent(input: &[u8]) -> Result<(), LoadError> {
     match der::single(tag::SEQUENCE, input) {
@@ -265,7 +310,6 @@ fn kind_of<T: HasPublic>(key: &PKeyRef<T>) -> Result<KeyKind, LoadError> {
                 Some(Nid::X9_62_PRIME256V1) => Ok(KeyKind::EcdsaP256),
                 Some(Nid::SECP384R1) => Ok(KeyKind::EcdsaP384),
                 Some(Nid::SECP521R1) => Ok(KeyKind::EcdsaP521),
-                // Explicit parameters have no name and are refused with it (CVE-2020-0601 was made of them).
                 _ => Err(LoadError::Unsupported),
             }
         }
