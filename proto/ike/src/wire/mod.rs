@@ -43,3 +43,15 @@ pub use reassemble::{Ignored, Progress, REASSEMBLY_TIME, Reassembler};
 pub use sa::{AttributeValue, Proposal, SaPayload, Transform, TransformAttribute};
 pub use simple::{CertPayload, Identification, KeyExchange, NONCE_OCTETS};
 pub use ts::TrafficSelector;
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+mod tests;

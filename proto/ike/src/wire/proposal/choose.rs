@@ -144,7 +144,45 @@ pub fn accept_child(
     })
 }
 
-/// Our first proposal that any of theirs fits; else how far each of theirs came.
+/// A choice among proposals, comparable by our preference.
+trait Choice<P> {
+    /// Places of the chosen algorithms in our proposal; smaller is better.
+    fn rank(&self, ours: &P) -> [usize; 4];
+}
+
+fn place<T: PartialEq>(list: &[T], item: &T) -> usize {
+    list.iter().position(|one| one == item).unwrap_or(list.len())
+}
+
+fn suite_rank(suite: &Suite, ciphers: &[Cipher], integrities: &[Integrity]) -> [usize; 2] {
+    let integrity = suite
+        .integrity
+        .map_or(0, |integrity| place(integrities, &integrity));
+    [place(ciphers, &suite.cipher), integrity]
+}
+
+impl Choice<IkeProposal> for ChosenIke {
+    fn rank(&self, ours: &IkeProposal) -> [usize; 4] {
+        let [cipher, integrity] = suite_rank(&self.suite, &ours.ciphers, &ours.integrities);
+        [
+            cipher,
+            integrity,
+            place(&ours.prfs, &self.prf),
+            place(&ours.groups, &self.group),
+        ]
+    }
+}
+
+impl Choice<ChildProposal> for ChosenChild {
+    fn rank(&self, ours: &ChildProposal) -> [usize; 4] {
+        let [cipher, integrity] = suite_rank(&self.suite, &ours.ciphers, &ours.integrities);
+        let group = self.group.map_or(0, |group| place(&ours.groups, &group));
+        [cipher, integrity, group, place(&ours.esn, &self.esn)]
+    }
+}
+
+/// The best of theirs for our first proposal that any of theirs fits; else how far each of theirs came. Windows sends a
+/// proposal for each combination, so that the first that fits is not the one we like best.
 fn select<P, C>(
     offer: &SaPayload,
     policy: &[P],
@@ -152,17 +190,29 @@ fn select<P, C>(
 ) -> Result<C, Mismatch>
 where
     P: super::explain::Accepts,
+    C: Choice<P>,
 {
     let mut differences = Vec::with_capacity(policy.len());
     for ours in policy {
-        let mut reached = Vec::with_capacity(offer.proposals.len());
+        let mut reached = Vec::new();
+        let mut best: Option<C> = None;
         for theirs in &offer.proposals {
             match fits(theirs, ours) {
-                Ok(chosen) => return Ok(chosen),
+                Ok(chosen) => {
+                    if best
+                        .as_ref()
+                        .is_none_or(|best| chosen.rank(ours) < best.rank(ours))
+                    {
+                        best = Some(chosen);
+                    }
+                }
                 Err(subject) => reached.push((theirs, subject)),
             }
         }
-        differences.push(difference(ours, &reached));
+        match best {
+            Some(chosen) => return Ok(chosen),
+            None => differences.push(difference(ours, &reached)),
+        }
     }
     Err(Mismatch { differences })
 }
