@@ -64,7 +64,11 @@ impl Certificate {
             return Err(CertError::ExplicitCurve);
         }
         let x509 = X509::from_der(der).map_err(|_| CertError::Malformed)?;
-        let key = PublicKey::from_spki_der(&fields.spki);
+        // Decoding a key costs OpenSSL as much as the rest of a certificate, and it has done so already.
+        let key = x509
+            .public_key()
+            .map_err(|_| LoadError::Unsupported)
+            .and_then(|key| PublicKey::from_key(key, &fields.spki));
         Ok(Self {
             der: der.to_vec(),
             fields,

@@ -173,14 +173,21 @@ impl PublicKey {
         if has_explicit_curve(input) {
             return Err(LoadError::Unsupported);
         }
-        let key = PKey::public_key_from_der(input).map_err(|_| LoadError::Malformed)?;
+        Self::from_key(
+            PKey::public_key_from_der(input).map_err(|_| LoadError::Malformed)?,
+            input,
+        )
+    }
+
+    /// A key that the library has decoded, with its encoding.
+    pub(crate) fn from_key(key: PKey<Public>, spki: &[u8]) -> Result<Self, LoadError> {
         let kind = kind_of(&key)?;
-        let fast = FastVerifier::new(kind, input);
+        let fast = FastVerifier::new(kind, spki);
         Ok(Self {
             kind,
             weakness: weakness_of(&key),
             key,
-            spki: input.to_vec(),
+            spki: spki.to_vec(),
             fast,
         })
     }
