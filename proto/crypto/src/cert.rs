@@ -64,11 +64,12 @@ impl Certificate {
             return Err(CertError::ExplicitCurve);
         }
         let x509 = X509::from_der(der).map_err(|_| CertError::Malformed)?;
-        // Decoding a key costs OpenSSL as much as the rest of a certificate, and it has done so already.
-        let key = x509
-            .public_key()
-            .map_err(|_| LoadError::Unsupported)
-            .and_then(|key| PublicKey::from_key(key, &fields.spki));
+        // Decoding a key costs OpenSSL as much as the rest of a certificate, and it has done so already. The second
+        // way says why there is none.
+        let key = match x509.public_key() {
+            Ok(key) => PublicKey::from_key(key, &fields.spki),
+            Err(_) => PublicKey::from_spki_der(&fields.spki),
+        };
         Ok(Self {
             der: der.to_vec(),
             fields,

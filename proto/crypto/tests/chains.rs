@@ -11,7 +11,7 @@ mod pki;
 
 use crypto::HashAlgorithm;
 use crypto::cert::{Certificate, ChainError, MAX_CHAIN, Purpose, TrustAnchors, verify_chain};
-use crypto::sign::{KeyKind, PrivateKey, SignatureScheme, Weakness};
+use crypto::sign::{KeyKind, LoadError, PrivateKey, SignatureScheme, Weakness};
 use openssl::bn::BigNum;
 use openssl::hash::MessageDigest;
 use openssl::pkey::{PKey, Private};
@@ -491,4 +491,36 @@ fn unknown_critical_extensions_are_refused() {
             subject: subject("leaf")
         })
     );
+}
+
+#[test]
+fn keys_that_cannot_be_used_are_named() {
+    let root = Plan::ca("root").sign(None);
+    let key = PKey::ec_gen("secp256k1").unwrap();
+    let leaf = Plan {
+        key,
+        ..Plan::new("leaf")
+    }
+    .sign(Some(&root));
+    let reason = LoadError::Unsupported;
+    let refused = Err(ChainError::UnsupportedKey {
+        subject: subject("leaf"),
+        reason,
+    });
+    assert_eq!(verify(&[&root], &leaf, &[]), refused);
+    // A point off its curve.
+    let leaf = Plan::new("leaf").sign(Some(&root));
+    let mut der = leaf.x509.to_der().unwrap();
+    let spki = leaf.key.public_key_to_der().unwrap();
+    let at = der.windows(spki.len()).position(|window| window == spki).unwrap();
+    der[at + spki.len() - 1] ^= 1;
+    let broken = Certificate::from_der(&der).unwrap();
+    assert_eq!(broken.public_key().unwrap_err(), LoadError::Malformed);
+    let anchors = TrustAnchors::new(vec![root.cert()]);
+    let reason = LoadError::Malformed;
+    let refused = Err(ChainError::UnsupportedKey {
+        subject: subject("leaf"),
+        reason,
+    });
+    assert_eq!(verify_chain(&anchors, &broken, &[], NOW, Purpose::Any), refused);
 }
