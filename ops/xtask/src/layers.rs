@@ -63,7 +63,7 @@ const RULES: &[Rule] = &[
     Rule {
         name: "api",
         ours: &[],
-        theirs: Some(&["tonic", "tonic-prost", "prost", "prost-types"]),
+        theirs: Some(&["tonic", "tonic-prost", "prost", "prost-types", "serde"]),
         never: &["actix"],
     },
     Rule {
