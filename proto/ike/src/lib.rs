@@ -5,6 +5,7 @@
 
 pub mod auth;
 pub mod config;
+pub mod established;
 pub mod gate;
 pub mod keys;
 mod types;

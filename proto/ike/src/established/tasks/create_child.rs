@@ -1,0 +1,139 @@
+//! Creating a further child SA (RFC 7296 section 1.3.1).
+
+use std::time::Instant;
+
+use crypto::Group;
+use ip::Selector;
+use serde::{Deserialize, Serialize};
+
+use super::super::Core;
+use super::super::children::State;
+use super::super::queue::{Job, Work};
+use super::offer::{self, Offer};
+use super::{Answer, Request, Task};
+use crate::types::Activate;
+use crate::wire::{ExchangeType, Notify, NotifyType, Payloads};
+
+/// A child SA that we asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::established) struct CreateChild {
+    offer: Offer,
+    work: Work,
+    tries: u8,
+}
+
+/// Makes the request.
+pub(super) fn build(
+    core: &mut Core,
+    job: &Job,
+    ts_local: Vec<Selector>,
+    ts_remote: Vec<Selector>,
+    group: Option<Group>,
+) -> Option<Request> {
+    let group = group.or_else(|| core.policy_group());
+    match Offer::make(core, ts_local, ts_remote, group) {
+        Ok((offer, payloads)) => {
+            let task = Task::CreateChild(Box::new(CreateChild {
+                offer,
+                work: job.work.clone(),
+                tries: job.tries,
+            }));
+            let exchange = ExchangeType::CREATE_CHILD_SA;
+            Some(Request {
+                exchange,
+                payloads,
+                task,
+            })
+        }
+        Err(error) => {
+            core.warn(format!("child SA not created: {error}"));
+            None
+        }
+    }
+}
+
+impl CreateChild {
+    /// Our inbound SPI.
+    pub(in crate::established) fn spi_in(&self) -> u32 {
+        self.offer.spi_in
+    }
+
+    /// Takes the response.
+    pub(super) fn process(self, core: &mut Core, now: Instant, response: Payloads<'_>) {
+        if let Some(error) = response.error() {
+            core.context.spis.release_esp(self.offer.spi_in);
+            return self.refused(core, now, error);
+        }
+        match self.offer.accept(core, response) {
+            Ok(agreed) if core.is_deleted_early(agreed.sa.spi_out) => {
+                core.context.spis.release_esp(agreed.sa.spi_in);
+            }
+            Ok(agreed) => {
+                offer::announce(core, &agreed.sa, None);
+                core.install(now, agreed.sa, Some(agreed.group), State::Installed);
+            }
+            Err(unusable) => {
+                core.warn(format!("child SA not created: {unusable}"));
+                core.want(
+                    now,
+                    Work::DeleteStray {
+                        spi_in: self.offer.spi_in,
+                    },
+                );
+            }
+        }
+    }
+
+    fn refused(self, core: &mut Core, now: Instant, error: &Notify) {
+        let Work::CreateChild {
+            ts_local, ts_remote, ..
+        } = self.work
+        else {
+            return;
+        };
+        match error.kind {
+            NotifyType::INVALID_KE_PAYLOAD => match core.acceptable_group(error, self.tries) {
+                Some(group) => {
+                    let group = Some(group);
+                    let work = Work::CreateChild {
+                        ts_local,
+                        ts_remote,
+                        group,
+                    };
+                    core.queue.push(Job {
+                        tries: self.tries + 1,
+                        ..Job::new(work, now)
+                    });
+                }
+                None => core.warn("child SA not created: no key exchange group in common".to_owned()),
+            },
+            NotifyType::TEMPORARY_FAILURE => {
+                let work = Work::CreateChild {
+                    ts_local,
+                    ts_remote,
+                    group: None,
+                };
+                core.retry_later(now, work);
+            }
+            kind => core.warn(format!("child SA not created: peer answers {kind}")),
+        }
+    }
+}
+
+/// Answers the peer's request for a further child SA.
+pub(in crate::established) fn handle(core: &mut Core, now: Instant, request: Payloads<'_>) -> Answer {
+    if core.children.in_use() >= usize::from(core.policy.max_children) {
+        //= rfc7296#section-1.3
+        //# The responder sends a NO_ADDITIONAL_SAS notification to indicate that a CREATE_CHILD_SA request is unacceptable because the responder is unwilling to accept any more Child SAs on this IKE SA.
+        return Answer::refuse(Notify::new(NotifyType::NO_ADDITIONAL_SAS));
+    }
+    let (local, remote) = (core.policy.ts_local.clone(), core.policy.ts_remote.clone());
+    match offer::answer(core, request, &local, &remote, Activate::Now) {
+        Ok((agreed, payloads)) => {
+            offer::announce(core, &agreed.sa, None);
+            core.install(now, agreed.sa, Some(agreed.group), State::Installed);
+            Answer::of(payloads)
+        }
+        Err(notify) => Answer::refuse(notify),
+    }
+}
