@@ -57,6 +57,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..Config::default()
     };
     let holder = Holder::open(config)?;
+    for ike in holder.ike_sockets()? {
+        dataplane::allow_bursts(&ike.socket)?;
+    }
     let mut domain = Domain::new(1, "static", "static0");
     domain.netns = option("tun-netns");
     domain.mtu = option("mtu").map_or(Ok(1400), |m| m.parse())?;

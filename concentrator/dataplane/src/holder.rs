@@ -148,7 +148,8 @@ impl Holder {
         self.workers
     }
 
-    /// The sockets for IKE: further descriptors of those the holder keeps.
+    /// The sockets for IKE: further descriptors of those the holder keeps. Whoever reads those of the port with NAT
+    /// traversal should [`allow_bursts`](crate::allow_bursts).
     ///
     /// # Errors
     /// If the process has too many open files.

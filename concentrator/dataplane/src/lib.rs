@@ -29,6 +29,7 @@ mod handover;
 mod holder;
 mod icmp;
 mod io;
+mod kernel_io;
 mod message;
 mod mss;
 mod routes;
@@ -50,5 +51,6 @@ pub use message::{
 pub use routes::Owners;
 pub use segment::{Burst, SegmentError};
 pub use shard::{DomainFacts, Flow, Shard};
+pub use sys::socket::{Received, allow_bursts, receive_burst};
 pub use vnet::{Gso, VnetHeader};
 pub use worker::{SendError, WorkerHandle};

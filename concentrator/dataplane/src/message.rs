@@ -183,6 +183,13 @@ pub enum WorkerEvent {
         /// What the panic said.
         message: String,
     },
+    /// The device of a routing domain was deleted by somebody else: detach the domain and attach it again.
+    DeviceLost {
+        /// The routing domain.
+        domain: u32,
+        /// The system's reason.
+        reason: String,
+    },
     /// An IKE message that the kernel joined to a burst of ESP packets of the same flow.
     StrayIke {
         /// Our address and port.

@@ -367,6 +367,10 @@ fn everything_passes(encap: Encap, outer: [&str; 2], workers: u8, spi: u32) {
         spi += 1;
     }
     for end in [&left, &right] {
+        let handed: u64 = (0..end.workers.len())
+            .map(|worker| end.counters(worker).handed_over)
+            .sum();
+        assert_eq!(handed > 100, workers > 1, "{handed}");
         let owner = end.counters(usize::from(dataplane::worker_of_spi(spi)));
         println!("{owner:?}");
         assert!(owner.outer_in > 2000 && owner.outer_out > 2000);
@@ -524,9 +528,8 @@ fn a_worker_that_panics_under_traffic_starts_again_with_its_sockets() {
     for round in 1..=3 {
         left.workers[1].send(WorkerCommand::Panic).unwrap();
         let died = loop {
-            match left.events[1].recv_timeout(PATIENCE).unwrap() {
-                WorkerEvent::Died { worker, message } => break (worker, message),
-                _ => continue,
+            if let WorkerEvent::Died { worker, message } = left.events[1].recv_timeout(PATIENCE).unwrap() {
+                break (worker, message);
             }
         };
         assert_eq!(died, (1, "panic requested by fault injection".to_owned()));

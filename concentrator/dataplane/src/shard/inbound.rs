@@ -230,7 +230,7 @@ impl Shard {
         if authentic > 0 {
             pair.received(authentic, octets, now, io);
         }
-        if let Some(from) = moved {
+        if let Some(from) = moved.filter(|_| pair.may_move && pair.port == arrival.port) {
             pair.moved(from, io);
         }
     }

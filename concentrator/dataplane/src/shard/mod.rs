@@ -9,6 +9,8 @@
 mod inbound;
 mod outbound;
 mod pair;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -128,6 +130,11 @@ impl Shard {
     /// The counters since the start.
     pub fn counters(&self) -> &WorkerCounters {
         &self.counters
+    }
+
+    /// Packets that were to be handed over and found no room.
+    pub fn count_lost(&mut self, packets: u64) {
+        self.counters.drops.add(esp::DropReason::QueueFull, packets);
     }
 
     /// Packets from other workers.

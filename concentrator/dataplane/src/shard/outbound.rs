@@ -190,7 +190,7 @@ impl Shard {
         }
     }
 
-    /// The pair for an outbound packet: the newest active one whose selectors match, else the newest. Without `is_final`
+    /// The pair for an outbound packet: the newest usable one whose selectors match, else the newest. Without `is_final`
     /// a worker among several answers only for what is its own by the most specific entry of all.
     fn choose(&self, domain: u32, summary: &Summary, is_final: bool) -> Option<Slot> {
         let routes = self.routes.get(&domain)?;
@@ -203,7 +203,7 @@ impl Shard {
                 if !pair.carries(summary) {
                     continue;
                 }
-                if pair.active {
+                if pair.active && !pair.expired {
                     return Some(*slot);
                 }
                 fallback = fallback.or(Some(*slot));

@@ -9,7 +9,7 @@ use ip::Selector;
 use ip::packet::Summary;
 
 use crate::io::{PacketIo, PortId};
-use crate::message::{Activate, Limits, SaPair, SaStats, WorkerEvent};
+use crate::message::{Activate, Encap, Limits, SaPair, SaStats, WorkerEvent};
 
 /// Index of a pair in its worker's table.
 pub(crate) type Slot = u32;
@@ -24,6 +24,8 @@ pub(crate) struct Pair {
     pub(crate) ts_remote: Vec<Selector>,
     pub(crate) peer: SocketAddr,
     pub(crate) port: PortId,
+    /// The peer may move: its packets come in UDP.
+    pub(crate) may_move: bool,
     pub(crate) path_mtu: Option<u16>,
     /// The outbound SA may be used although older ones are left.
     pub(crate) active: bool,
@@ -59,6 +61,7 @@ impl Pair {
             ts_remote: pair.ts_remote,
             peer: pair.peer,
             port,
+            may_move: pair.encap == Encap::Udp,
             path_mtu: pair.path_mtu,
             active: pair.activate == Activate::Now,
             expired: false,
@@ -153,7 +156,7 @@ impl Pair {
         }
     }
 
-    /// Once a second: reports silence, and gives the counters if they have changed.
+    /// Once a second: asks again for sequence numbers if there are none left, reports silence, and gives the counters if they have changed.
     pub(crate) fn tick(&mut self, now: Instant, io: &mut impl PacketIo) -> Option<SaStats> {
         let silence = now.saturating_duration_since(self.last_any);
         if !self.idle_reported && self.limits.idle.is_some_and(|limit| silence >= limit) {
@@ -162,6 +165,10 @@ impl Pair {
                 session: self.session,
                 spi_in: self.spi_in,
             });
+        }
+        if self.ask_at == u64::MAX && self.outbound.ceiling() != u64::MAX && self.outbound.remaining() == 0 {
+            self.ask_at = 0;
+            self.ask_for_more(io);
         }
         std::mem::take(&mut self.dirty).then(|| self.stats(now))
     }
