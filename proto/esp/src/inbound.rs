@@ -156,7 +156,7 @@ impl InboundSa {
     /// Opens every packet of a batch in its order; each carries its own result.
     pub fn open_batch(&mut self, packets: &mut [PacketBuf<'_>]) {
         for chunk in packets.chunks_mut(BATCH) {
-            if matches!(self.keys, Keys::Aead { .. }) {
+            if matches!(self.keys, Keys::Aead { .. }) && chunk.len() > 1 {
                 self.open_chunk(chunk);
                 continue;
             }

@@ -287,7 +287,7 @@ impl OutboundSa {
     /// Seals every packet of a batch in its order; each carries its own result.
     pub fn seal_batch(&mut self, packets: &mut [PacketBuf<'_>]) {
         for chunk in packets.chunks_mut(BATCH) {
-            if matches!(self.keys, Keys::Aead { .. }) {
+            if matches!(self.keys, Keys::Aead { .. }) && chunk.len() > 1 {
                 self.seal_chunk(chunk);
                 continue;
             }
