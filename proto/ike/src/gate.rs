@@ -189,7 +189,7 @@ impl Gate {
             1 => return Err(GateDrop::IkeV1),
             //= rfc7296#section-2.5
             //# If an endpoint receives a message with a higher major version number, it MUST drop the message and SHOULD send an unauthenticated Notify message of type INVALID_MAJOR_VERSION containing the highest (closest) version number it supports.
-            3.. if !header.flags.response => {
+            3.. if !header.flags.response && !header.spi_i.is_zero() => {
                 let notify = Notify::new(NotifyType::INVALID_MAJOR_VERSION);
                 return self
                     .error(now, &header, datagram.len(), notify)

@@ -232,6 +232,9 @@ fn a_higher_major_version_is_answered_with_the_version_spoken_here() {
 
     message.header.flags.response = true;
     bench.dropped(&message.encode().unwrap(), GateDrop::Version);
+    message.header.flags.response = false;
+    message.header.spi_i = Spi::ZERO;
+    bench.dropped(&message.encode().unwrap(), GateDrop::Version);
     let mut header = request().header;
     header.version = 0x30;
     let short = Message::new(header, Vec::new()).encode().unwrap();
