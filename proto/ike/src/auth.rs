@@ -8,8 +8,14 @@
 //! ```
 //! Both functions may take milliseconds (RSA, chains): run them away from the state machines.
 
+mod failure;
 mod job;
+mod sign;
+mod verify;
 
+pub use failure::AuthFailure;
 pub use job::{
     AuthJob, AuthOctets, AuthPhase, AuthVerdict, Grant, LocalAuth, Negotiation, Rejection, VerifiedPeer,
 };
+pub use sign::{LocalCredential, LocalKind, sign};
+pub use verify::{PeerCredential, names, verify};

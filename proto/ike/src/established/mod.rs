@@ -269,6 +269,19 @@ impl Core {
         self.children.iter().map(|child| &child.sa)
     }
 
+    /// Our own SPI of each of these pairs, in the same order.
+    #[must_use]
+    pub fn local_spis(&self) -> Vec<Spi> {
+        let own = |link: &Link| match link.role {
+            Role::Initiator => link.id.0,
+            Role::Responder => link.id.1,
+        };
+        std::iter::once(&self.current)
+            .chain(&self.others)
+            .map(own)
+            .collect()
+    }
+
     /// SPI pairs under which datagrams are for this IKE SA, the current one first.
     pub fn spis(&self) -> impl Iterator<Item = (Spi, Spi)> {
         std::iter::once(&self.current)

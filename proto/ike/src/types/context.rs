@@ -94,6 +94,9 @@ pub struct NatFindings {
 
 impl NatFindings {
     /// Whether ESP goes in UDP.
+    //= rfc7296#section-2.23
+    //# However, if a NAT
+    //# is detected, both devices MUST use UDP encapsulation for ESP.
     #[must_use]
     pub const fn encap(self) -> bool {
         self.supported && (self.local || self.remote)

@@ -204,8 +204,10 @@ fn push_value(text: &mut String, tag: u8, value: &[u8]) {
                 text.push(c);
             }
         }
-        // Writing to a String cannot fail.
-        _ => drop(escape(text, value)),
+        _ => {
+            // Writing to a String cannot fail.
+            let _ = escape(text, value);
+        }
     }
 }
 

@@ -8,10 +8,11 @@ use ip::Selector;
 
 use super::{ChildEnd, ChildSa, CloseReason, Failure, Identity, NatFindings};
 use crate::auth::{AuthJob, AuthVerdict};
+use crate::config::Assigned;
 use crate::wire::Spi;
 
 /// Something that happened outside.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Input {
     /// A datagram arrived for this SA.
     Datagram {
@@ -120,6 +121,8 @@ pub enum Event {
         /// What came of it.
         ike: Box<IkeSummary>,
     },
+    /// Initiator: what the gateway assigned. Comes before the child SA that uses it.
+    Configured(Box<Assigned>),
     /// A new child SA.
     ChildUp(Box<ChildSa>),
     /// A child SA ended.
