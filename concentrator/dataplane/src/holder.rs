@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -17,6 +19,9 @@ use crate::sys::netlink::{self, Netlink};
 use crate::sys::socket::{self, EspSocket};
 use crate::sys::{bpf, netns, tun};
 use crate::worker::{self, Control, DomainQueue, Running, WorkerHandle, WorkerPorts};
+
+/// How long workers may take to let go of a routing domain.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the data plane cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -223,16 +228,26 @@ impl Holder {
         })
     }
 
-    /// Takes a routing domain away from the workers; its device goes when they have let go of it.
+    /// Takes a routing domain away from the workers, and waits for them to let go of its device, which is gone then. Not
+    /// to be called from their events.
     ///
     /// # Errors
     /// [`DomainError::Unknown`].
     pub fn detach_domain(&self, id: u32) -> Result<(), DomainError> {
-        let mut state = self.state();
-        state.domains.remove(&id).ok_or(DomainError::Unknown(id))?;
-        for running in state.running.values() {
-            running.control(Some(Control::Detach(id)));
+        let (done, all_done) = channel();
+        {
+            let mut state = self.state();
+            state.domains.remove(&id).ok_or(DomainError::Unknown(id))?;
+            for running in state.running.values() {
+                running.control(Some(Control::Detach {
+                    domain: id,
+                    done: done.clone(),
+                }));
+            }
         }
+        drop(done);
+        // Nothing is sent: the channel closes when the last worker drops its end.
+        let _ = all_done.recv_timeout(PATIENCE);
         Ok(())
     }
 

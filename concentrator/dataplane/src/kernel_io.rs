@@ -26,15 +26,77 @@ const BATCHES_A_TURN: usize = 16;
 const WAKER: u64 = u64::MAX;
 const DOMAIN: u64 = 1 << 32;
 
+/// Reads from one source before it is another's turn.
+const RECEIVES_A_GO: usize = 16;
+const READS_A_GO: usize = 8;
+
+/// The sources that are ready, taken in turns so that none starves the others: each gets so many reads a go, and another
+/// one begins each time.
+#[derive(Debug)]
+struct Ready<T> {
+    sources: VecDeque<T>,
+    a_go: usize,
+    left: usize,
+    first: usize,
+}
+
+impl<T: Copy> Ready<T> {
+    fn new(a_go: usize) -> Self {
+        Self {
+            sources: VecDeque::new(),
+            a_go,
+            left: a_go,
+            first: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.sources.clear();
+        self.left = self.a_go;
+    }
+
+    fn push(&mut self, source: T) {
+        self.sources.push_back(source);
+    }
+
+    /// All are known: chooses the one to begin with.
+    fn begin(&mut self) {
+        self.first = self.first.wrapping_add(1);
+        if !self.sources.is_empty() {
+            self.sources.rotate_left(self.first % self.sources.len());
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
+    /// The source to read from.
+    fn next(&mut self) -> Option<T> {
+        if self.left == 0 && !self.sources.is_empty() {
+            self.sources.rotate_left(1);
+            self.left = self.a_go;
+        }
+        self.left -= usize::from(self.left > 0);
+        self.sources.front().copied()
+    }
+
+    /// The source given last has nothing more.
+    fn exhausted(&mut self) {
+        self.sources.pop_front();
+        self.left = self.a_go;
+    }
+}
+
 /// [`PacketIo`] by system calls.
 pub(crate) struct KernelIo<'e> {
     seat: Seat,
     poller: Poller,
     events: &'e dyn Fn(WorkerEvent),
     queues: FxHashMap<u32, DomainQueue>,
-    /// Sources with something to read, the first to be read first.
-    ready_ports: VecDeque<usize>,
-    ready_queues: VecDeque<u32>,
+    /// Sources with something to read.
+    ready_ports: Ready<usize>,
+    ready_queues: Ready<u32>,
     pub(crate) is_woken: bool,
     /// What is to be handed over, by worker.
     parcels: Vec<Batch>,
@@ -55,8 +117,8 @@ impl<'e> KernelIo<'e> {
             poller,
             events,
             queues: FxHashMap::default(),
-            ready_ports: VecDeque::new(),
-            ready_queues: VecDeque::new(),
+            ready_ports: Ready::new(RECEIVES_A_GO),
+            ready_queues: Ready::new(READS_A_GO),
             // Commands may have come before the epoll set was there.
             is_woken: true,
             parcels,
@@ -91,9 +153,11 @@ impl<'e> KernelIo<'e> {
         } = self;
         poller.wait(timeout, |number| match number {
             WAKER => *is_woken = true,
-            number if number >= DOMAIN => ready_queues.push_back((number - DOMAIN) as u32),
-            number => ready_ports.push_back(number as usize),
+            number if number >= DOMAIN => ready_queues.push((number - DOMAIN) as u32),
+            number => ready_ports.push(number as usize),
         })?;
+        ready_ports.begin();
+        ready_queues.begin();
         Ok(self.is_woken || !self.ready_ports.is_empty() || !self.ready_queues.is_empty())
     }
 
@@ -118,7 +182,10 @@ impl<'e> KernelIo<'e> {
                     }
                 }
                 Ok(Control::Attach(queue)) => self.attach(shard, queue)?,
-                Ok(Control::Detach(id)) => self.detach(shard, id)?,
+                Ok(Control::Detach { domain, done }) => {
+                    self.detach(shard, domain)?;
+                    drop(done);
+                }
                 Err(_) => break,
             }
         }
@@ -161,11 +228,11 @@ impl<'e> KernelIo<'e> {
 
 impl PacketIo for KernelIo<'_> {
     fn receive(&mut self, buffer: &mut [u8]) -> Option<Arrival> {
-        while let Some(number) = self.ready_ports.front().copied() {
+        while let Some(number) = self.ready_ports.next() {
             let socket = self.seat.ports.0.get(number)?;
             // An error here is one of an earlier send (ICMP): the socket stays usable.
             let Ok(Some(mut received)) = socket.receive(buffer) else {
-                self.ready_ports.pop_front();
+                self.ready_ports.exhausted();
                 continue;
             };
             if socket.is_raw() && socket.local().is_ipv4() {
@@ -225,13 +292,13 @@ impl PacketIo for KernelIo<'_> {
     }
 
     fn read_inner(&mut self, buffer: &mut [u8]) -> Option<(u32, usize)> {
-        while let Some(id) = self.ready_queues.front().copied() {
+        while let Some(id) = self.ready_queues.next() {
             match self.queues.get(&id).map(|q| q.queue.read(buffer)) {
                 Some(Ok(Some(len))) => return Some((id, len)),
                 Some(Ok(None)) | None => {}
                 Some(Err(e)) => self.lose(id, &e),
             }
-            self.ready_queues.pop_front();
+            self.ready_queues.exhausted();
         }
         None
     }
@@ -282,5 +349,51 @@ impl PacketIo for KernelIo<'_> {
             socket.local(),
             if socket.is_raw() { Encap::Raw } else { Encap::Udp },
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_never_ends_does_not_starve_the_others() {
+        let mut ready = Ready::new(4);
+        let mut reads = [0usize; 3];
+        // Source 0 always has more; the others have two packets each, then nothing. Turns are of 8 reads.
+        let mut waiting = [usize::MAX, 2, 2];
+        for _ in 0..3 {
+            ready.clear();
+            (0..3)
+                .filter(|s| waiting.get(*s).is_some_and(|w| *w > 0))
+                .for_each(|s| ready.push(s));
+            ready.begin();
+            let mut budget = 8;
+            while budget > 0 {
+                let Some(source) = ready.next() else { break };
+                match waiting.get_mut(source).filter(|w| **w > 0) {
+                    Some(left) => {
+                        *left -= 1;
+                        budget -= 1;
+                        reads.iter_mut().skip(source).take(1).for_each(|r| *r += 1);
+                    }
+                    None => ready.exhausted(),
+                }
+            }
+        }
+        assert_eq!(reads, [20, 2, 2]);
+    }
+
+    #[test]
+    fn each_turn_begins_with_another_source() {
+        let mut ready = Ready::new(4);
+        let mut first = Vec::new();
+        for _ in 0..6 {
+            ready.clear();
+            (0..3).for_each(|s| ready.push(s));
+            ready.begin();
+            first.extend(ready.next());
+        }
+        assert_eq!(first, [1, 2, 0, 1, 2, 0]);
     }
 }

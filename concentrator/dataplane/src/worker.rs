@@ -4,7 +4,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,11 @@ pub(crate) struct DomainQueue {
 pub(crate) enum Control {
     Command(WorkerCommand),
     Attach(DomainQueue),
-    Detach(u32),
+    /// `done` is dropped when the worker has let go of the domain's queue.
+    Detach {
+        domain: u32,
+        done: Sender<()>,
+    },
 }
 
 /// What a worker's thread is given.

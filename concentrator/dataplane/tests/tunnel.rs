@@ -467,10 +467,28 @@ fn domains_with_the_same_prefixes_live_side_by_side() {
     for server in servers {
         server.join().unwrap();
     }
-    // With one domain gone the other goes on.
+    // With one domain gone the other goes on, and it can come back at once.
     left.holder.detach_domain(1).unwrap();
-    tcp_echo(&inner[1][1], &inner[1][0], address, 100_000);
     assert!(left.holder.add_route(1, "10.0.0.0/8".parse().unwrap()).is_err());
+    left.attach(1, &inner[0][0], &["10.7.1.1/16"]);
+    tcp_echo(&inner[0][1], &inner[0][0], address, 100_000);
+    tcp_echo(&inner[1][1], &inner[1][0], address, 100_000);
+    // Routes are counted, and a device that somebody else deletes is reported.
+    let (net, other) = ("10.99.0.0/16".parse().unwrap(), "10.7.0.0/16".parse().unwrap());
+    for _ in 0..2 {
+        left.holder.add_route(1, net).unwrap();
+    }
+    assert!(left.holder.add_route(1, other).is_err(), "the kernel's own");
+    for _ in 0..2 {
+        left.holder.del_route(1, net).unwrap();
+    }
+    assert!(left.holder.del_route(1, net).is_err());
+    ip(&format!("-n {} link del vpn1", inner[0][0]));
+    let is_lost = |e: WorkerEvent| matches!(e, WorkerEvent::DeviceLost { domain: 1, .. });
+    assert!(std::iter::from_fn(|| left.events[0].recv_timeout(PATIENCE).ok()).any(is_lost));
+    left.holder.detach_domain(1).unwrap();
+    left.attach(1, &inner[0][0], &["10.7.1.1/16"]);
+    tcp_echo(&inner[0][1], &inner[0][0], address, 100_000);
 }
 
 #[test]

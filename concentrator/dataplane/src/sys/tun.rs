@@ -14,6 +14,7 @@ const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
 const TUNSETSTEERINGEBPF: libc::c_ulong = 0x8004_54e0;
 
+const IFF_TUN_EXCL: c_int = 0x8000;
 const TUN_F_CSUM: c_uint = 0x01;
 const TUN_F_TSO4: c_uint = 0x02;
 const TUN_F_TSO6: c_uint = 0x04;
@@ -41,8 +42,9 @@ pub(crate) fn create(name: &str, queues: u8) -> io::Result<Device> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a device name"));
     }
     let mut opened = Vec::with_capacity(usize::from(queues));
-    for _ in 0..queues {
-        opened.push(open_queue(name)?);
+    for index in 0..queues {
+        // The first must make the device: joining one of somebody else's would mix up the queues.
+        opened.push(open_queue(name, index == 0)?);
     }
     let mut device = Device {
         queues: opened,
@@ -55,7 +57,7 @@ pub(crate) fn create(name: &str, queues: u8) -> io::Result<Device> {
     Ok(device)
 }
 
-fn open_queue(name: &str) -> io::Result<Queue> {
+fn open_queue(name: &str, is_first: bool) -> io::Result<Queue> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -67,7 +69,8 @@ fn open_queue(name: &str) -> io::Result<Queue> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    let exclusive = if is_first { IFF_TUN_EXCL } else { 0 };
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE | exclusive;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF takes a pointer to an ifreq, which lives across the call.
     super::check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) })

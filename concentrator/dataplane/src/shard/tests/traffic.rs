@@ -326,3 +326,23 @@ fn garbage_from_the_device_is_a_counted_drop() {
     assert!(left.io.sent.is_empty());
     assert_eq!(left.shard.counters().drops.total(), 6);
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_datagram_makes_it_panic_or_get_through(
+        datagrams in proptest::collection::vec(
+            (proptest::collection::vec(proptest::num::u8::ANY, 0..120), 1usize..200, proptest::bool::ANY), 1..20)
+    ) {
+        let (_, mut right) = ends();
+        for (mut data, segment, known) in datagrams {
+            if known && data.len() >= 4 {
+                data[..4].copy_from_slice(&0x2002u32.to_be_bytes());
+            }
+            right.io.arrivals.push_back((data, segment, LEFT.parse().unwrap(), UDP_PORT, 0));
+        }
+        right.turn();
+        proptest::prop_assert!(right.io.written.is_empty() && right.io.sent.is_empty());
+        let is_stray = |e: &WorkerEvent| matches!(e, WorkerEvent::StrayIke { .. });
+        proptest::prop_assert!(right.io.events.iter().all(is_stray));
+    }
+}
