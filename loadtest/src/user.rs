@@ -1,0 +1,519 @@
+//! One simulated user: an initiator's IKE SA, the ESP SAs that it makes, the traffic through them. Performs no I/O.
+//!
+//! The gateway sees one client behind a NAT: its socket has some port, to which the core is told that it is 500 or 4500,
+//! and everything after IKE_SA_INIT goes to the gateway's port 4500.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use crypto::{Random, SystemRandom};
+use esp::{DropCounters, DropReason, InboundParams, InboundSa, OutboundParams, OutboundSa, tunnel};
+use ike::config::Assigned;
+use ike::wire::Spi;
+use ike::{Activate, ChildSa, Command, Context, Event, IkeSa, Input, Output, SpiAllocator};
+
+use crate::credentials::Credential;
+use crate::plan::Plan;
+use crate::probe::{Counts, Probe};
+
+/// Silence towards the gateway after which a NAT keep-alive is sent (RFC 3948 section 4).
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Requests that are sent at one time to catch up with a late start.
+const CATCH_UP: usize = 32;
+/// Start of an IKE message at port 4500 (RFC 3948 section 2.2).
+const NON_ESP_MARKER: [u8; 4] = [0; 4];
+
+/// Which port of the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Port {
+    /// 500.
+    Ike,
+    /// 4500.
+    Nat,
+}
+
+/// What a user sends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Datagram {
+    /// To which port.
+    pub port: Port,
+    /// The payload of the UDP datagram.
+    pub bytes: Vec<u8>,
+}
+
+/// How far a user has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Logging in.
+    Connecting,
+    /// Logged in, with a child SA.
+    Up,
+    /// Login failed.
+    Failed(Fault),
+    /// Lost the connection after login.
+    Lost(Fault),
+    /// Logged out.
+    Closed,
+}
+
+/// Why a user was not served.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// One of few words, for counting.
+    pub kind: &'static str,
+    /// Everything.
+    pub detail: String,
+}
+
+/// What one user has to tell at the end.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Its number.
+    pub number: u32,
+    /// How it ended.
+    pub state: State,
+    /// From the first message to the child SA.
+    pub login: Option<Duration>,
+    /// Its traffic.
+    pub counts: Option<Counts>,
+    /// ESP packets that it dropped.
+    pub drops: DropCounters,
+    /// Child SAs replaced.
+    pub rekeys: u64,
+    /// IKE requests sent again.
+    pub retransmits: u64,
+}
+
+struct Child {
+    spi_in: u32,
+    inbound: InboundSa,
+    outbound: OutboundSa,
+    usable: bool,
+}
+
+/// A simulated user.
+pub struct User {
+    plan: Arc<Plan>,
+    number: u32,
+    local: IpAddr,
+    ike: IkeSa,
+    credential: Credential,
+    state: State,
+    closing: bool,
+    started: Instant,
+    login: Option<Duration>,
+    assigned: Assigned,
+    source: Option<IpAddr>,
+    children: Vec<Child>,
+    probe: Option<Probe>,
+    round_trips: Vec<Duration>,
+    out: VecDeque<Datagram>,
+    last_sent: Instant,
+    drops: DropCounters,
+    rekeys: u64,
+    buffer: Vec<u8>,
+}
+
+impl User {
+    /// Starts to log in from the address `local`.
+    ///
+    /// # Errors
+    /// An identity or a credential that cannot be made.
+    pub fn start(
+        now: Instant,
+        plan: &Arc<Plan>,
+        number: u32,
+        local: IpAddr,
+        random: fn(u32) -> Box<dyn Random>,
+    ) -> Result<Self> {
+        let credential = plan.credentials.of(number, plan.identity(number)?)?;
+        let context = Context {
+            random: random(number),
+            spis: Arc::new(Spis(Mutex::new(random(!number)))),
+            generation: 0,
+            key_log: false,
+            timing: plan.timing,
+        };
+        let (here, there) = (SocketAddr::new(local, 500), SocketAddr::new(plan.gateway, 500));
+        let mut user = Self {
+            plan: Arc::clone(plan),
+            number,
+            local,
+            ike: IkeSa::initiate(now, context, plan.initiator(), here, there),
+            credential,
+            state: State::Connecting,
+            closing: false,
+            started: now,
+            login: None,
+            assigned: Assigned::default(),
+            source: None,
+            children: Vec::new(),
+            probe: None,
+            round_trips: Vec::new(),
+            out: VecDeque::new(),
+            last_sent: now,
+            drops: DropCounters::default(),
+            rekeys: 0,
+            buffer: Vec::new(),
+        };
+        user.drain(now);
+        Ok(user)
+    }
+
+    /// The system's randomness for every user.
+    #[must_use]
+    pub fn system_random(_number: u32) -> Box<dyn Random> {
+        Box::new(SystemRandom)
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// How long the login took, once it is done.
+    #[must_use]
+    pub fn login_time(&self) -> Option<Duration> {
+        self.login
+    }
+
+    /// The inner address that the gateway gave it.
+    #[must_use]
+    pub fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
+
+    /// When [`User::timeout`] wants to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let ike = self.ike.deadline().map(|(at, _)| at);
+        let probe = self.probe.as_ref().and_then(Probe::deadline);
+        let alive = matches!(self.state, State::Up).then(|| self.last_sent + KEEP_ALIVE);
+        [ike, probe, alive].into_iter().flatten().min()
+    }
+
+    /// The next datagram to send.
+    pub fn poll(&mut self) -> Option<Datagram> {
+        self.out.pop_front()
+    }
+
+    /// Round-trip times since the last call.
+    pub fn take_round_trips(&mut self) -> Vec<Duration> {
+        std::mem::take(&mut self.round_trips)
+    }
+
+    /// A datagram came from a port of the gateway.
+    pub fn datagram(&mut self, now: Instant, port: Port, mut bytes: Vec<u8>) {
+        match port {
+            Port::Nat if bytes.len() < 4 => return,
+            Port::Nat => {
+                if bytes.first_chunk() != Some(&NON_ESP_MARKER) {
+                    self.receive_esp(now, &mut bytes);
+                    return;
+                }
+                bytes.drain(..NON_ESP_MARKER.len());
+            }
+            Port::Ike => {}
+        }
+        let number = match port {
+            Port::Ike => 500,
+            Port::Nat => 4500,
+        };
+        let local = SocketAddr::new(self.local, number);
+        let remote = SocketAddr::new(self.plan.gateway, number);
+        self.ike.handle(now, Input::Datagram { local, remote, bytes });
+        self.drain(now);
+    }
+
+    /// The deadline has come.
+    pub fn timeout(&mut self, now: Instant) {
+        if self.ike.deadline().is_some_and(|(at, _)| at <= now) {
+            self.ike.handle(now, Input::Timeout);
+            self.drain(now);
+        }
+        self.send_requests(now);
+        if matches!(self.state, State::Up) && self.last_sent + KEEP_ALIVE <= now {
+            self.send(
+                now,
+                Datagram {
+                    port: Port::Nat,
+                    bytes: vec![0xff],
+                },
+            );
+        }
+    }
+
+    /// Sends echo requests until `until`, if the plan has any and the user is logged in. Called again, it moves the end.
+    pub fn start_traffic(&mut self, now: Instant, until: Instant) {
+        if let Some(probe) = &mut self.probe {
+            probe.set_end(until);
+            return;
+        }
+        if let (Some(traffic), Some(source), State::Up) = (self.plan.traffic, self.source, &self.state)
+            && source.is_ipv4() == traffic.target.is_ipv4()
+        {
+            self.buffer
+                .resize(esp::HEAD_ROOM + traffic.size + esp::TAIL_ROOM, 0);
+            self.probe = Some(Probe::new(now, until, traffic, source, self.number));
+        }
+    }
+
+    /// Logs out.
+    pub fn close(&mut self, now: Instant) {
+        if matches!(self.state, State::Connecting | State::Up) {
+            self.closing = true;
+            self.ike.handle(now, Input::Command(Command::Close));
+            self.drain(now);
+        }
+    }
+
+    /// Ends it whatever its state: what happened, and how.
+    #[must_use]
+    pub fn finish(self, now: Instant) -> Summary {
+        let mut state = self.state;
+        if state == State::Connecting {
+            state = State::Failed(Fault {
+                kind: "interrupted",
+                detail: "not logged in at the end".to_owned(),
+            });
+        }
+        Summary {
+            number: self.number,
+            state,
+            login: self.login,
+            counts: self.probe.map(|probe| probe.counts(now)),
+            drops: self.drops,
+            rekeys: self.rekeys,
+            retransmits: self.ike.counters().retransmits_out,
+        }
+    }
+
+    fn send(&mut self, now: Instant, datagram: Datagram) {
+        self.last_sent = now;
+        self.out.push_back(datagram);
+    }
+
+    fn drain(&mut self, now: Instant) {
+        while let Some(output) = self.ike.poll() {
+            match output {
+                Output::Transmit(transmit) if transmit.remote.port() == 4500 => {
+                    let bytes = [marker(&transmit.bytes), &transmit.bytes].concat();
+                    self.send(
+                        now,
+                        Datagram {
+                            port: Port::Nat,
+                            bytes,
+                        },
+                    );
+                }
+                Output::Transmit(transmit) => self.send(
+                    now,
+                    Datagram {
+                        port: Port::Ike,
+                        bytes: transmit.bytes,
+                    },
+                ),
+                Output::Event(event) => self.event(now, event),
+            }
+        }
+    }
+
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "a user needs few of the events, and their list may grow"
+    )]
+    fn event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Authenticate { ticket, job } => {
+                let verdict = Box::new(self.credential.answer(&job));
+                self.ike.handle(now, Input::AuthResult { ticket, verdict });
+            }
+            Event::Configured(assigned) => self.assigned = *assigned,
+            Event::ChildUp(child) => self.child_up(now, &child),
+            Event::ChildRekeyed { new, .. } => {
+                self.rekeys += 1;
+                self.install(&new);
+            }
+            Event::ChildDown { spi_in, reason } => {
+                self.children.retain(|child| child.spi_in != spi_in);
+                if self.children.is_empty() {
+                    self.lose("child_gone", format!("the child SA ended: {reason:?}"));
+                }
+            }
+            Event::ChildFailed { reason } => self.lose("no_child", reason),
+            Event::Failed(failure) => self.lose(failure.kind.name(), failure.to_string()),
+            Event::Closed { reason } => {
+                self.lose("closed", reason.to_string());
+                if self.closing {
+                    self.state = State::Closed;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lose(&mut self, kind: &'static str, detail: String) {
+        if self.closing {
+            return;
+        }
+        let fault = Fault { kind, detail };
+        match self.state {
+            State::Connecting => self.state = State::Failed(fault),
+            State::Up => self.state = State::Lost(fault),
+            State::Failed(_) | State::Lost(_) | State::Closed => {}
+        }
+    }
+
+    fn child_up(&mut self, now: Instant, child: &ChildSa) {
+        if !child.encap {
+            self.lose("raw_esp", "the gateway chose ESP without UDP".to_owned());
+            return;
+        }
+        let v4 = self.plan.traffic.is_none_or(|traffic| traffic.target.is_ipv4());
+        if self.install(child) && matches!(self.state, State::Connecting) {
+            self.source = match v4 {
+                true => self.assigned.v4.map(IpAddr::V4),
+                false => self.assigned.v6.map(|(address, _)| IpAddr::V6(address)),
+            };
+            self.login = Some(now.saturating_duration_since(self.started));
+            self.state = State::Up;
+            if self.source.is_none() && self.plan.traffic.is_some() {
+                self.lose(
+                    "no_address",
+                    format!("none that can reach the target: {:?}", self.assigned),
+                );
+            }
+        }
+    }
+
+    fn install(&mut self, child: &ChildSa) -> bool {
+        let inbound = InboundSa::new(&InboundParams {
+            spi: child.spi_in,
+            suite: child.suite,
+            enc_key: child.keys_in.enc.clone(),
+            integ_key: child.keys_in.integ.clone(),
+            esn: child.esn,
+            window: child.replay_window,
+            checkpoint: 0,
+        });
+        let outbound = OutboundSa::new(&OutboundParams {
+            spi: child.spi_out,
+            suite: child.suite,
+            enc_key: child.keys_out.enc.clone(),
+            integ_key: child.keys_out.integ.clone(),
+            esn: child.esn,
+            generation: 0,
+            first_seq: 1,
+            ceiling: u64::MAX,
+            tfc_pad_to: 0,
+        });
+        match (inbound, outbound) {
+            (Ok(inbound), Ok(outbound)) => {
+                let usable = child.activate == Activate::Now;
+                self.children.push(Child {
+                    spi_in: child.spi_in,
+                    inbound,
+                    outbound,
+                    usable,
+                });
+                true
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                self.lose("keys", error.to_string());
+                false
+            }
+        }
+    }
+
+    fn receive_esp(&mut self, now: Instant, bytes: &mut [u8]) {
+        let spi = bytes.first_chunk().map(|spi| u32::from_be_bytes(*spi));
+        let Some(child) = self.children.iter_mut().find(|child| Some(child.spi_in) == spi) else {
+            self.drops.count(DropReason::UnknownSpi);
+            return;
+        };
+        let end = bytes.len();
+        match child.inbound.open(bytes, 0..end) {
+            Ok(opened) => {
+                child.usable = true;
+                let inner = bytes.get(opened.inner).unwrap_or_default();
+                match &mut self.probe {
+                    Some(probe) => self.round_trips.extend(probe.answer(now, inner)),
+                    None => self.drops.count(DropReason::NoSa),
+                }
+            }
+            Err(reason) => {
+                child.usable |= reason.is_authentic();
+                self.drops.count(reason);
+            }
+        }
+    }
+
+    fn send_requests(&mut self, now: Instant) {
+        for _ in 0..CATCH_UP {
+            let Some(probe) = &mut self.probe else { return };
+            let room = esp::HEAD_ROOM..self.buffer.len().saturating_sub(esp::TAIL_ROOM);
+            let Some(len) = self.buffer.get_mut(room).and_then(|buf| probe.poll(now, buf)) else {
+                return;
+            };
+            let inner = esp::HEAD_ROOM..esp::HEAD_ROOM + len;
+            let next_header = self
+                .buffer
+                .get(esp::HEAD_ROOM..)
+                .and_then(tunnel::next_header_of)
+                .unwrap_or_default();
+            // The newest child that may be used: the one before it while a rekey is under way, until that is gone.
+            let newest = self.children.len().checked_sub(1);
+            let place = self.children.iter().rposition(|child| child.usable).or(newest);
+            let Some(child) = place.and_then(|place| self.children.get_mut(place)) else {
+                self.drops.count(DropReason::NoSa);
+                continue;
+            };
+            match child.outbound.seal(&mut self.buffer, inner, next_header) {
+                Ok(esp) => {
+                    let bytes = self.buffer.get(esp).unwrap_or_default().to_vec();
+                    self.send(
+                        now,
+                        Datagram {
+                            port: Port::Nat,
+                            bytes,
+                        },
+                    );
+                }
+                Err(reason) => self.drops.count(reason),
+            }
+        }
+    }
+}
+
+/// What goes before an IKE message at port 4500; nothing before the single octet of a NAT keep-alive.
+#[must_use]
+pub fn marker(message: &[u8]) -> &'static [u8] {
+    if message == [0xff] { &[] } else { &NON_ESP_MARKER }
+}
+
+/// SPIs at random: a user's inbound ones need to be unique for its own socket only.
+struct Spis(Mutex<Box<dyn Random>>);
+
+impl SpiAllocator for Spis {
+    fn ike(&self) -> Spi {
+        Spi(self.0.lock().unwrap_or_else(PoisonError::into_inner).u64().max(1))
+    }
+
+    fn esp(&self, _worker: u8) -> u32 {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .u32()
+            .max(256)
+    }
+
+    fn release_esp(&self, _spi: u32) {}
+
+    fn claim_esp(&self, _spi: u32) -> bool {
+        true
+    }
+}
