@@ -58,14 +58,7 @@ struct Shared {
 /// # Errors
 /// If the test cannot be run at all.
 pub fn connect(options: &Connect) -> Result<bool> {
-    let plan = Arc::new(Plan::connect(options)?);
-    raise_file_limit(u64::from(options.users) + OTHER_FILES)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(options.threads.clamp(1, 64))
-        .enable_all()
-        .build()
-        .context("runtime")?;
-    let report = runtime.block_on(test(plan, options))?;
+    let report = measure(options)?;
     let text = match options.output {
         Output::Table => report.to_string(),
         Output::Json => serde_json::to_string_pretty(&report)? + "\n",
@@ -73,6 +66,21 @@ pub fn connect(options: &Connect) -> Result<bool> {
     // A reader that went away (`| head`) is no failure of the test.
     drop(std::io::stdout().write_all(text.as_bytes()));
     Ok(report.is_success(options.max_loss))
+}
+
+/// Runs the test.
+///
+/// # Errors
+/// If it cannot be run at all.
+pub fn measure(options: &Connect) -> Result<Report> {
+    let plan = Arc::new(Plan::connect(options)?);
+    raise_file_limit(u64::from(options.users) + OTHER_FILES)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(options.threads.clamp(1, 64))
+        .enable_all()
+        .build()
+        .context("runtime")?;
+    runtime.block_on(test(plan, options))
 }
 
 fn raise_file_limit(files: u64) -> Result<()> {

@@ -35,13 +35,18 @@ fn everybody_logs_in_is_answered_and_logs_out() {
     };
     let mut world = World::new(USERS, plan(true), profile, well);
     world.run(SECOND);
-    assert_eq!(world.count(|state| *state == State::Up), 20, "{:?}", world.seen);
+    assert_eq!(
+        world.count(|state| *state == State::Up),
+        20,
+        "{:?}",
+        world.gateway.failures
+    );
     let addresses: std::collections::HashSet<_> =
         world.users.iter().map(|user| user.source().unwrap()).collect();
     assert_eq!(addresses.len(), 20);
     world.start_traffic(SECOND * 10);
     world.run(SECOND * 11);
-    assert_eq!(world.gateway_counts(), (2000, Vec::new()));
+    assert_eq!(world.gateway.counts(), (2000, Vec::new()));
     world.close();
     world.run(SECOND);
     assert_eq!(world.count(|state| *state == State::Closed), 20);
@@ -87,7 +92,12 @@ fn a_bad_network_delays_logins_and_loses_only_what_it_loses() {
     };
     let mut world = World::new(USERS, plan(true), profile, well);
     world.run(SECOND * 60);
-    assert_eq!(world.count(|state| *state == State::Up), 20, "{:?}", world.seen);
+    assert_eq!(
+        world.count(|state| *state == State::Up),
+        20,
+        "{:?}",
+        world.gateway.failures
+    );
     world.start_traffic(SECOND * 30);
     world.run(SECOND * 32);
     let mut collector = Collector::new().unwrap();
@@ -184,7 +194,7 @@ fn rekeys_under_traffic_lose_nothing() {
         }
     }
     world.run(SECOND * 8);
-    assert_eq!(world.gateway_counts(), (4000, Vec::new()));
+    assert_eq!(world.gateway.counts(), (4000, Vec::new()));
     let mut rekeys = 0;
     for summary in world.finish() {
         let counts = summary.counts.unwrap();
