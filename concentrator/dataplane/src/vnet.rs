@@ -80,10 +80,20 @@ impl VnetHeader {
 }
 
 /// The sum of 16-bit words of RFC 1071, not yet folded; an odd last octet counts as the high half of a word. Sums of
-/// parts of even length may be added. Written so that the compiler makes vector instructions of it.
+/// parts of even length may be added.
 pub(crate) fn sum(octets: &[u8]) -> u64 {
-    let (blocks, rest) = octets.as_chunks::<32>();
-    let mut lanes = [0u64; 8];
+    if octets.len() < 64 {
+        in_order(sum_words(octets))
+    } else {
+        crate::sys::wide::sum(octets)
+    }
+}
+
+/// [`sum`], written so that the compiler makes vector instructions of it, of whatever width its caller is compiled for.
+#[inline(always)]
+pub(crate) fn sum_in_lanes(octets: &[u8]) -> u64 {
+    let (blocks, rest) = octets.as_chunks::<64>();
+    let mut lanes = [0u64; 16];
     for block in blocks {
         let (words, _) = block.as_chunks::<4>();
         for (lane, word) in lanes.iter_mut().zip(words) {
@@ -95,16 +105,25 @@ pub(crate) fn sum(octets: &[u8]) -> u64 {
         // 2^32 and 2^16 are both 1 modulo 2^16 - 1: folding early keeps the total far from overflow.
         total += (lane & 0xffff_ffff) + (lane >> 32);
     }
-    let (words, tail) = rest.as_chunks::<2>();
-    for word in words {
-        total += u64::from(u16::from_ne_bytes(*word));
-    }
+    in_order(total + sum_words(rest))
+}
+
+/// The sum word by word, in host order.
+fn sum_words(octets: &[u8]) -> u64 {
+    let (words, tail) = octets.as_chunks::<2>();
+    let mut total: u64 = words
+        .iter()
+        .map(|word| u64::from(u16::from_ne_bytes(*word)))
+        .sum();
     if let [last] = tail {
         total += u64::from(u16::from_ne_bytes([*last, 0]));
     }
-    // The words were read in host order, which the sum does not mind (RFC 1071 section 2.B) as long as it is put right
-    // once at the end.
-    u64::from(u16::from_ne_bytes(fold(total).to_be_bytes()))
+    total
+}
+
+/// Words may be read in host order, which the sum does not mind (RFC 1071 section 2.B) if it is put right at the end.
+fn in_order(total: u64) -> u64 {
+    u64::from(u16::from_be_bytes(fold(total).to_ne_bytes()))
 }
 
 /// Folds a sum to 16 bits.

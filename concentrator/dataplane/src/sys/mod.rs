@@ -1,4 +1,5 @@
-//! The system calls: the only module with `unsafe`. Each function is a safe, narrow wrapper of one kernel facility.
+//! The system calls, and what needs particular instructions: the only module with `unsafe`. Each function is a safe,
+//! narrow wrapper of one facility.
 
 #![allow(
     unsafe_code,
@@ -12,6 +13,7 @@ pub(crate) mod netlink;
 pub(crate) mod netns;
 pub(crate) mod socket;
 pub(crate) mod tun;
+pub(crate) mod wide;
 
 use std::io;
 
