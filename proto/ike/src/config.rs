@@ -83,7 +83,8 @@ impl ConfigRequest {
         }
         let mut request = Self::default();
         //= rfc7296#section-3.15.1
-        //# An implementation MAY support an arbitrary number of configuration attributes
+        //# Unrecognized or unsupported attributes
+        //# MUST be ignored in both requests and responses.
         for Attribute { kind, value } in payload.attributes.iter().take(MAX_ATTRIBUTES) {
             match *kind {
                 AttributeType::INTERNAL_IP4_ADDRESS => {
@@ -296,6 +297,10 @@ mod tests {
         assert_eq!((reply.v6, reply.dns.len(), reply.subnets.len()), (None, 1, 1));
     }
 
+    //= rfc7296#section-3.15.1
+    //= type=test
+    //# Unrecognized or unsupported attributes
+    //# MUST be ignored in both requests and responses.
     #[test]
     fn wishes_are_read_and_malformed_attributes_skipped() {
         let attribute = |kind, value: &[u8]| Attribute::new(kind, value);

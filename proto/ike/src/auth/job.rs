@@ -179,3 +179,25 @@ pub struct Grant {
     /// Silence after which the peer is probed; `None`: never.
     pub liveness: Option<Duration>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= rfc7296#section-2.15
+    //= type=test
+    //# InitiatorSignedOctets = RealMessage1 | NonceRData | MACedIDForI
+    #[test]
+    fn signed_octets_are_message_nonce_and_maced_identity() {
+        let sk_p = Secret::from(vec![7; 32]);
+        let octets = AuthOctets {
+            message: b"message".to_vec(),
+            nonce: b"nonce".to_vec(),
+            prf: Prf::HmacSha256,
+            sk_p: sk_p.clone(),
+        };
+        let maced = Prf::HmacSha256.compute(sk_p.expose(), &[&[2, 0, 0, 0], b"gw"]);
+        let wanted = [b"message", &b"nonce"[..], maced.expose()].concat();
+        assert_eq!(octets.octets(&Identity::fqdn("gw")), wanted);
+    }
+}

@@ -134,7 +134,7 @@ fn a_long_chain_in_fragments() {
 
 //= rfc7383#section-2.3
 //= type=test
-//# The Initiator indicates its support for IKE fragmentation and
+//# The initiator indicates its support for IKE fragmentation and
 //# willingness to use it
 #[test]
 fn no_fragments_unless_both_announce_them() {

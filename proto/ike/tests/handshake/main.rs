@@ -9,6 +9,10 @@
     reason = "tests"
 )]
 
+mod clients;
 mod login;
 mod loss;
 mod pair;
+mod properties;
+mod refusal;
+mod script;
