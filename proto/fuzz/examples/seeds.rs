@@ -49,6 +49,30 @@ fn main() -> std::io::Result<()> {
         seed("sk_interior", name, &input)?;
     }
 
+    // Rekeys from both ends at once with everything delivered, and each interior as an attack on either end.
+    let commands = [0, 0x00, 1, 0x00, 0, 0x03, 1, 0x05, 0, 0x06, 1, 0x03, 0, 0x07];
+    for (name, order) in [
+        ("in_turn", [2, 3].repeat(20)),
+        ("late", [12, 2, 13, 3, 2, 3, 14].repeat(6)),
+    ] {
+        let mut script = vec![1];
+        for command in commands.chunks(2) {
+            script.extend_from_slice(command);
+            script.extend_from_slice(&order[..order.len().min(12)]);
+        }
+        script.extend_from_slice(&order);
+        seed("established", name, &script)?;
+    }
+    for (name, exchange, direction, payloads) in interiors() {
+        let (first, chain) = encode_payloads(&payloads).expect("it fits");
+        for end in 0..2 {
+            let mut script = vec![1, end, 0x07, 16 | end, direction * 8, exchange, first.0];
+            push_part(&mut script, &[], &chain);
+            script.extend_from_slice(&[2, 3, 2, 3, 14, 15, 12]);
+            seed("established", &format!("{name}{end}"), &script)?;
+        }
+    }
+
     for (index, text) in [
         "aes256gcm16-prfsha384-ecp384,default",
         "aes128-aes256-sha256-prfsha256-modp2048-x25519",

@@ -1,5 +1,7 @@
 //! What the fuzz targets share: an input that is taken apart, and keys that are always the same.
 
+pub mod world;
+
 use crypto::{Cipher, Integrity, Opener, Sealer, Suite};
 use ike::wire::protect::IvSource;
 
