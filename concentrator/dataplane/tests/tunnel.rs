@@ -410,8 +410,8 @@ fn tcp_and_udp_pass_over_raw_esp_on_ipv6() {
 
 #[test]
 fn packets_that_arrive_at_the_wrong_worker_are_handed_over() {
-    // Inner destinations end in .1, so their queue is worker 1's; the SAs are worker 2's.
-    everything_passes(Encap::Udp, ["192.0.2.1", "192.0.2.2"], 3, 0x4000_1234);
+    // Inner destinations end in 1, so their queue is worker 1's; the SAs are worker 0's.
+    everything_passes(Encap::Udp, ["192.0.2.1", "192.0.2.2"], 2, 0x1234);
 }
 
 #[test]
