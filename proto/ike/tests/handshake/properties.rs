@@ -89,11 +89,10 @@ proptest! {
         pair.run();
         let both = pair.initiator.is_established() && pair.responder.is_established();
         if both {
-            // Only what is covered by nothing may change: the message ID of a request that was ignored… nothing at all.
             let same = pair.initiator.child().keys_in == pair.responder.child().keys_out;
             prop_assert!(same);
         }
-        prop_assert!(!(pair.initiator.is_established() && !pair.responder.is_established()));
+        prop_assert!(!pair.initiator.is_established() || pair.responder.is_established());
     }
 
     /// What is inside a well sealed IKE_AUTH may be anything.
