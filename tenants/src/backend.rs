@@ -85,6 +85,17 @@ pub trait SessionBackend: Send + Sync + 'static {
     /// When the daemon cannot answer.
     async fn disconnect(&self, ids: &[String], reason: &str) -> Result<Vec<String>, BackendError>;
 
+    /// Starts rekeys of a session: of its IKE SA, or of its child SAs (one, by inbound SPI, or all). Returns how many.
+    ///
+    /// # Errors
+    /// [`BackendError::NotFound`] when the session or the child is not there.
+    async fn rekey(&self, request: v1::RekeyRequest) -> Result<u32, BackendError> {
+        Err(BackendError::Unavailable(format!(
+            "session {} cannot be rekeyed by this daemon",
+            request.id
+        )))
+    }
+
     /// How the node is.
     ///
     /// # Errors
