@@ -67,10 +67,6 @@ impl<T: Copy> Ready<T> {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.sources.is_empty()
-    }
-
     /// The source to read from.
     fn next(&mut self) -> Option<T> {
         if self.left == 0 && !self.sources.is_empty() {
@@ -140,8 +136,8 @@ impl<'e> KernelIo<'e> {
             .map_or(Ok(()), |queue| self.poller.remove(&*queue.queue))
     }
 
-    /// Learns which sources have something; whether there is any.
-    pub(crate) fn poll(&mut self, timeout: Duration) -> io::Result<bool> {
+    /// Learns which sources have something, after waiting for one for at most `timeout`.
+    pub(crate) fn poll(&mut self, timeout: Duration) -> io::Result<()> {
         self.ready_ports.clear();
         self.ready_queues.clear();
         let Self {
@@ -158,10 +154,10 @@ impl<'e> KernelIo<'e> {
         })?;
         ready_ports.begin();
         ready_queues.begin();
-        Ok(self.is_woken || !self.ready_ports.is_empty() || !self.ready_queues.is_empty())
+        Ok(())
     }
 
-    /// Commands and packets of other workers, up to a bound; the rest keeps the waker ringing.
+    /// Commands and packets of other workers, up to a bound.
     pub(crate) fn serve(
         &mut self,
         shard: &mut Shard,
@@ -173,7 +169,7 @@ impl<'e> KernelIo<'e> {
             return Ok(Flow::Stop);
         };
         mailbox.waker.clear();
-        self.is_woken = false;
+        let mut is_done = false;
         for _ in 0..COMMANDS_A_TURN {
             match commands.try_recv() {
                 Ok(Control::Command(command)) => {
@@ -186,9 +182,14 @@ impl<'e> KernelIo<'e> {
                     self.detach(shard, domain)?;
                     drop(done);
                 }
-                Err(_) => break,
+                Err(_) => {
+                    is_done = true;
+                    break;
+                }
             }
         }
+        // What comes from here on rings the waker again; what is left over does not, so it stays rung.
+        self.is_woken = !is_done;
         for _ in 0..BATCHES_A_TURN {
             let Some(batch) = mailbox.take() else {
                 return Ok(Flow::Continue);

@@ -210,20 +210,19 @@ fn run(
     for queue in queues {
         io.attach(&mut shard, queue)?;
     }
-    let (mut since_sleep, mut idle_since) = (0, None::<Instant>);
+    let (mut since_sleep, mut idle_since, mut timeout) = (0, None::<Instant>, Duration::ZERO);
     loop {
+        io.poll(timeout)?;
         let now = Instant::now();
-        let mut handled = io.poll(Duration::ZERO)?;
-        if io.is_woken {
-            handled = true;
-            if io.serve(&mut shard, &commands, now)? == Flow::Stop {
-                return Ok(());
-            }
+        let is_woken = io.is_woken;
+        if is_woken && io.serve(&mut shard, &commands, now)? == Flow::Stop {
+            return Ok(());
         }
         let packets = shard.turn(&mut io, now);
         shard.count_lost(io.post_parcels());
         since_sleep += packets;
-        if packets > 0 || handled {
+        timeout = Duration::ZERO;
+        if packets > 0 || is_woken {
             idle_since = None;
             continue;
         }
@@ -233,6 +232,6 @@ fn run(
             continue;
         }
         (since_sleep, idle_since) = (0, None);
-        io.poll(shard.deadline().saturating_duration_since(now))?;
+        timeout = shard.deadline().saturating_duration_since(now);
     }
 }

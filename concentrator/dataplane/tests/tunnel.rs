@@ -420,6 +420,36 @@ fn packets_of_a_well_placed_sa_arrive_at_its_worker() {
 }
 
 #[test]
+fn a_wire_too_narrow_for_the_tunnel_fragments_its_packets() {
+    let Some(mut namespaces) = Namespaces::new() else {
+        return;
+    };
+    let wire = namespaces.wire();
+    for end in &wire {
+        ip(&format!("-n {end} link set wire mtu 1300"));
+    }
+    for (number, outer) in [["192.0.2.1", "192.0.2.2"], ["fd00:2::1", "fd00:2::2"]]
+        .into_iter()
+        .enumerate()
+    {
+        let inner = [
+            namespaces.add(&format!("li{number}")),
+            namespaces.add(&format!("ri{number}")),
+        ];
+        let left = End::new(&wire[0], outer[0], 1);
+        let right = End::new(&wire[1], outer[1], 1);
+        left.attach(1, &inner[0], &["10.7.1.1/16"]);
+        right.attach(1, &inner[1], &["10.7.2.1/16"]);
+        let [gcm, ..] = suites();
+        agreement(0x900, gcm, Encap::Udp).install_both([&left, &right]);
+        tcp_echo(&inner[1], &inner[0], "10.7.2.1:903".parse().unwrap(), 1_000_000);
+        let counters = left.counters(0);
+        assert_eq!(counters.drops.get(esp::DropReason::SendFailed), 0);
+        assert!(counters.outer_out > 500);
+    }
+}
+
+#[test]
 fn domains_with_the_same_prefixes_live_side_by_side() {
     let Some(mut namespaces) = Namespaces::new() else {
         return;
