@@ -186,10 +186,15 @@ impl Core {
         self.queue.contains(&Work::DeleteChild { spi_in, end })
     }
 
+    /// Whether the response under way may bring a child that the peer has already.
+    pub(super) fn is_making_child(&self) -> bool {
+        let pending = self.current.window.pending.as_ref();
+        pending.is_some_and(|pending| matches!(pending.task, Task::CreateChild(_) | Task::RekeyChild(_)))
+    }
+
     /// Remembers a DELETE for a child that the response under way may turn out to make.
     pub(super) fn note_early_delete(&mut self, spi_out: u32) {
-        let task = self.current.window.pending.as_ref().map(|pending| &pending.task);
-        let making = matches!(task, Some(Task::CreateChild(_) | Task::RekeyChild(_)));
+        let making = self.is_making_child();
         let known = self.early_deletes.contains(&spi_out);
         if making && !known && self.early_deletes.len() < MAX_EARLY_DELETES {
             self.early_deletes.push(spi_out);

@@ -110,6 +110,6 @@ mod tests {
     #[test]
     fn debug_shows_no_secret() {
         let (exchange, _) = Exchange::start(Group::Curve25519, &mut SeededRandom::from_seed(1)).unwrap();
-        assert_eq!(format!("{exchange:?}"), "Exchange { group: CURVE25519, .. }");
+        assert_eq!(format!("{exchange:?}"), "Exchange { group: Curve25519, .. }");
     }
 }

@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 pub use parts::{CachedResponse, EstablishedParts};
 pub use snapshot::{CoreSnapshot, RestoreError};
 
+use crate::keylog;
 use crate::types::{
     ChildEnd, ChildPolicy, ChildSa, CloseReason, Command, Context, Counters, Event, Identity, IkeSuite,
     Input, Lifetime, NatFindings, Output, RekeyPolicy, Role, Transmit,
@@ -495,6 +496,13 @@ impl Core {
         }
     }
 
+    /// Gives back the inbound SPI of a child that will not be made.
+    fn release_offer(&self, task: &Task) {
+        if let Some(spi_in) = task.offered() {
+            self.context.spis.release_esp(spi_in);
+        }
+    }
+
     /// The end, without further words to the peer.
     fn close(&mut self, reason: CloseReason) {
         if self.closed {
@@ -502,18 +510,9 @@ impl Core {
         }
         self.closed = true;
         self.queue = Queue::default();
-        for task in std::iter::once(&self.current).chain(&self.others) {
-            match task.window.pending.as_ref().map(|pending| &pending.task) {
-                Some(Task::CreateChild(task)) => self.context.spis.release_esp(task.spi_in()),
-                Some(Task::RekeyChild(task)) => self.context.spis.release_esp(task.spi_in()),
-                Some(
-                    Task::RekeyIke(_)
-                    | Task::DeleteChildren(_)
-                    | Task::DeleteIke
-                    | Task::Liveness
-                    | Task::Report,
-                )
-                | None => {}
+        for link in std::iter::once(&self.current).chain(&self.others) {
+            if let Some(pending) = &link.window.pending {
+                self.release_offer(&pending.task);
             }
         }
         //= rfc7296#section-1.4.1
@@ -530,5 +529,21 @@ impl Core {
             self.event(Event::OldSpisGone { spi_i, spi_r });
         }
         self.event(Event::Closed { reason });
+    }
+
+    // Key log.
+
+    fn log_child_keys(&mut self, sa: &ChildSa) {
+        if self.context.key_log {
+            let lines = keylog::esp_lines(sa).into_iter();
+            self.outputs.extend(lines.map(Event::KeyLog).map(Output::Event));
+        }
+    }
+
+    fn log_ike_keys(&mut self, link: &Link) {
+        if self.context.key_log {
+            let line = keylog::ike_line(link.id.0, link.id.1, link.suite, &link.keys);
+            self.outputs.extend(line.map(Event::KeyLog).map(Output::Event));
+        }
     }
 }

@@ -108,7 +108,7 @@ impl Core {
         content: &Result<Content, DecodeError>,
     ) {
         //= rfc7383#section-2.6.1
-        //# If a received IKE Fragment message belongs to the message that has already been processed, the receiver checks whether its Fragment Number is 1.
+        //# If the responder receives a retransmitted fragment of a request when it has already processed that request and has sent back a response, that event MUST only trigger a retransmission of the response message (fragmented or not) if the Fragment Number field in the received fragment is set to 1; otherwise, it MUST be ignored.
         if matches!(content, Ok(Content::Fragment(fragment)) if fragment.number != 1) {
             return;
         }
@@ -175,6 +175,7 @@ impl Core {
     /// A response that cannot be read: what it did to the peer's state is unknown.
     fn unreadable(&mut self, now: Instant, id: LinkId, task: Task, why: String) {
         self.counters.malformed += 1;
+        self.release_offer(&task);
         match task {
             Task::Liveness | Task::Report => {}
             Task::DeleteIke => task.process(self, now, id, Payloads(&[])),
@@ -262,7 +263,7 @@ impl Core {
                 link.window.answer(datagrams.clone());
                 link.requests.clear();
                 //= rfc7296#section-2.11
-                //# Implementations MUST respond to the address and port from which the request was received.
+                //# An implementation MUST accept incoming requests even if the source port is not 500 or 4500, and MUST respond to the address and port from which the request was received.
                 self.transmit(now, path.local, path.remote, datagrams, true);
             }
             Err(error) => return self.close(CloseReason::Protocol(error.to_string())),

@@ -252,15 +252,8 @@ impl Core {
 
 /// Takes every inbound SPI of a record, or none.
 fn claim(context: &Context, snapshot: &CoreSnapshot) -> Result<Vec<u32>, RestoreError> {
-    let offered = std::iter::once(&snapshot.current)
-        .chain(&snapshot.others)
-        .filter_map(|link| match &link.pending.as_ref()?.task {
-            Task::CreateChild(task) => Some(task.spi_in()),
-            Task::RekeyChild(task) => Some(task.spi_in()),
-            Task::RekeyIke(_) | Task::DeleteChildren(_) | Task::DeleteIke | Task::Liveness | Task::Report => {
-                None
-            }
-        });
+    let links = std::iter::once(&snapshot.current).chain(&snapshot.others);
+    let offered = links.filter_map(|link| link.pending.as_ref()?.task.offered());
     let installed = snapshot.children.iter().map(|child| child.sa.spi_in);
     let mut claimed = Vec::new();
     for spi in installed.chain(offered) {

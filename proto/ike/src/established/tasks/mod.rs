@@ -98,6 +98,17 @@ impl Task {
         }
     }
 
+    /// The inbound SPI that it offers for a new child SA.
+    pub(super) fn offered(&self) -> Option<u32> {
+        match self {
+            Self::CreateChild(task) => Some(task.spi_in()),
+            Self::RekeyChild(task) => Some(task.spi_in()),
+            Self::RekeyIke(_) | Self::DeleteChildren(_) | Self::DeleteIke | Self::Liveness | Self::Report => {
+                None
+            }
+        }
+    }
+
     /// Whether it makes, replaces or ends a child SA.
     pub(super) fn concerns_children(&self) -> bool {
         match self {

@@ -294,6 +294,7 @@ pub(super) fn about(kind: NotifyType, spi: u32) -> Notify {
 
 /// Events of a new child SA, or of a successor.
 pub(super) fn announce(core: &mut Core, sa: &ChildSa, replaces: Option<u32>) {
+    core.log_child_keys(sa);
     let new = Box::new(sa.clone());
     core.event(match replaces {
         Some(old_spi_in) => Event::ChildRekeyed { old_spi_in, new },

@@ -229,6 +229,10 @@ pub(in crate::established) fn handle(
         .by_out(spi_out)
         .filter(|_| rekey.protocol == ProtocolId::ESP);
     let Some(child) = found else {
+        if core.is_making_child() {
+            // It may be the child of the answer that we are waiting for.
+            return Answer::refuse(Notify::new(NotifyType::TEMPORARY_FAILURE));
+        }
         //= rfc7296#section-2.25.1
         //# If a peer receives a request to rekey a Child SA that does not exist, it SHOULD reply with CHILD_SA_NOT_FOUND.
         return Answer::refuse(Notify {

@@ -114,7 +114,10 @@ impl Terms<'_> {
         let window = Window::new(0, 0, None);
         let ivs = IvSource::new(generation);
         match Link::new(self.id, self.role, suite, keys, ivs, window, self.fate) {
-            Ok(link) => Some(link),
+            Ok(link) => {
+                core.log_ike_keys(&link);
+                Some(link)
+            }
             Err(error) => {
                 core.warn(format!("IKE SA not rekeyed: {error}"));
                 None
