@@ -94,6 +94,46 @@ mod tests {
     use crypto::{Group, Prf};
 
     #[test]
+    fn esp_lines_are_in_and_out() {
+        let keys = |octet| ChildKeys {
+            enc: Secret::from(vec![octet; 20]),
+            integ: Secret::default(),
+        };
+        let child = ChildSa {
+            protocol: crate::types::SecurityProtocol::Esp,
+            mode: crate::types::Mode::Tunnel,
+            suite: Suite::new(Cipher::AesGcm16 { key_bits: 128 }, None).unwrap(),
+            esn: false,
+            spi_in: 0x1000,
+            spi_out: 0xc0ffee,
+            keys_in: keys(1),
+            keys_out: keys(2),
+            ts_local: Vec::new(),
+            ts_remote: Vec::new(),
+            local: "192.0.2.1:4500".parse().unwrap(),
+            remote: "198.51.100.7:4500".parse().unwrap(),
+            encap: true,
+            activate: crate::types::Activate::Now,
+            lifetime: crate::types::Lifetime::default(),
+            replay_window: 64,
+            initiator: false,
+        };
+        let lines: Vec<String> = esp_lines(&child).into_iter().map(|log| log.line).collect();
+        let name = "AES-GCM with 16 octet ICV [RFC4106]";
+        let inbound = format!(
+            "\"IPv4\",\"198.51.100.7\",\"192.0.2.1\",\"0x00001000\",\"{name}\",\"0x{}\",\"NULL\",\"\"",
+            "01".repeat(20)
+        );
+        assert_eq!(lines[0], inbound);
+        assert!(lines[1].starts_with("\"IPv4\",\"192.0.2.1\",\"198.51.100.7\",\"0x00c0ffee\""));
+        let chacha = ChildSa {
+            suite: Suite::new(Cipher::ChaCha20Poly1305, None).unwrap(),
+            ..child
+        };
+        assert!(esp_lines(&chacha).is_empty());
+    }
+
+    #[test]
     fn an_ike_line_has_eight_fields_in_the_order_of_the_table() {
         let suite = IkeSuite {
             suite: Suite::new(Cipher::AesCbc { key_bits: 128 }, Some(Integrity::HmacSha256_128)).unwrap(),

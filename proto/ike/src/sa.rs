@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::established::Core;
@@ -23,17 +24,18 @@ pub struct IkeSa {
 }
 
 impl IkeSa {
-    /// A responder. Hand in the first IKE_SA_INIT request by [`handle`](Self::handle).
+    /// A responder. Hand in the first IKE_SA_INIT request by [`handle`](Self::handle). Share one policy among many: a
+    /// half-open SA then costs little.
     #[must_use]
     pub fn respond(
         now: Instant,
         ctx: Context,
-        policy: InitPolicy,
+        policy: impl Into<Arc<InitPolicy>>,
         local: SocketAddr,
         remote: SocketAddr,
     ) -> Self {
         let base = Base::new(now, ctx, Role::Responder, local, remote);
-        let state = State::ExpectSaInit(Box::new(ExpectSaInit::new(base, policy)));
+        let state = State::ExpectSaInit(Box::new(ExpectSaInit::new(base, policy.into())));
         Self {
             state,
             out: Outbox::new(),

@@ -1,6 +1,7 @@
 //! Responder, second state: keys exist, IKE_AUTH is awaited (RFC 7296 section 1.2).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::channel::Received;
@@ -22,7 +23,7 @@ const MAX_IDENTITY: usize = 4096;
 pub(crate) struct ExpectAuth {
     base: Base,
     keyed: Keyed,
-    policy: InitPolicy,
+    policy: Arc<InitPolicy>,
 }
 
 /// What IKE_AUTH asks for, besides what the job holds.
@@ -39,7 +40,7 @@ struct Fault {
 }
 
 impl ExpectAuth {
-    pub(crate) fn new(base: Base, keyed: Keyed, policy: InitPolicy) -> Self {
+    pub(crate) fn new(base: Base, keyed: Keyed, policy: Arc<InitPolicy>) -> Self {
         Self { base, keyed, policy }
     }
 

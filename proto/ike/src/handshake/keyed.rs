@@ -13,6 +13,8 @@ const VENDOR_IDS: usize = 16;
 const VENDOR_ID_OCTETS: usize = 64;
 /// Authorities of CERTREQ payloads that are kept.
 const AUTHORITIES: usize = 256;
+/// Authorities that we name in a CERTREQ at most.
+const CERTREQ_AUTHORITIES: usize = 24;
 /// Octets of an authority's name in CERTREQ.
 const AUTHORITY_OCTETS: usize = 20;
 
@@ -86,11 +88,17 @@ pub(crate) fn authorities(payloads: &[Payload]) -> (bool, Vec<[u8; AUTHORITY_OCT
     (requested, all)
 }
 
-/// CERTREQ for certificates under any of these authorities.
+/// CERTREQ for certificates under any of these authorities. If there are more than [`CERTREQ_AUTHORITIES`], none is named:
+/// IKE_SA_INIT cannot be fragmented, and is answered before the source address is known to be genuine.
 pub(crate) fn certreq(authorities: &[[u8; AUTHORITY_OCTETS]]) -> Payload {
+    let named = if authorities.len() > CERTREQ_AUTHORITIES {
+        &[]
+    } else {
+        authorities
+    };
     Payload::CertReq {
         encoding: CertEncoding::X509_SIGNATURE,
-        data: authorities.concat(),
+        data: named.concat(),
     }
 }
 

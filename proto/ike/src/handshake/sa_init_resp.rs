@@ -1,6 +1,7 @@
 //! Responder, first state: IKE_SA_INIT is awaited (RFC 7296 sections 1.2, 2.6, 2.7).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crypto::dh::KeyPair;
@@ -27,7 +28,7 @@ const MAX_REFUSED_GROUPS: u8 = 4;
 /// Waiting for IKE_SA_INIT.
 pub(crate) struct ExpectSaInit {
     base: Base,
-    policy: InitPolicy,
+    policy: Arc<InitPolicy>,
     /// The last request and its answer INVALID_KE_PAYLOAD.
     last: Option<(Vec<u8>, Vec<u8>)>,
     refused_groups: u8,
@@ -61,7 +62,7 @@ enum Answer {
 }
 
 impl ExpectSaInit {
-    pub(crate) fn new(base: Base, policy: InitPolicy) -> Self {
+    pub(crate) fn new(base: Base, policy: Arc<InitPolicy>) -> Self {
         Self {
             base,
             policy,

@@ -1,5 +1,6 @@
 //! Responder, third state: the shell decides about the peer; then IKE_AUTH is answered.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::auth_resp::{AUTH_ID, Asked, refuse};
@@ -16,7 +17,7 @@ use crate::wire::{CertEncoding, CertPayload, ExchangeType, Identification, Notif
 pub(crate) struct AwaitVerdict {
     base: Base,
     keyed: Keyed,
-    policy: InitPolicy,
+    policy: Arc<InitPolicy>,
     ticket: u64,
     asked: Asked,
     /// The datagram that completed the request.
@@ -27,7 +28,7 @@ impl AwaitVerdict {
     pub(crate) fn new(
         base: Base,
         keyed: Keyed,
-        policy: InitPolicy,
+        policy: Arc<InitPolicy>,
         ticket: u64,
         asked: Asked,
         request: Vec<u8>,
@@ -135,7 +136,7 @@ impl AwaitVerdict {
             connection: grant.connection,
             tenant: grant.tenant,
             policy: grant.policy,
-            proposals: policy.proposals,
+            proposals: policy.proposals.clone(),
             child,
             ike_lifetime: grant.ike_lifetime,
             liveness: grant.liveness,

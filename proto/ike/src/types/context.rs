@@ -198,7 +198,8 @@ impl fmt::Debug for Context {
 pub struct InitPolicy {
     /// IKE proposals, preferred first: the union over all connections reachable at this address.
     pub proposals: Vec<IkeProposal>,
-    /// SHA-1 of the SubjectPublicKeyInfo of each trust anchor, sent as CERTREQ; empty sends none.
+    /// SHA-1 of the SubjectPublicKeyInfo of each trust anchor, sent as CERTREQ; empty sends none, and more than 24 send
+    /// one that names nobody.
     pub certreq: Vec<[u8; 20]>,
     /// Hashes announced in SIGNATURE_HASH_ALGORITHMS and accepted in digital signatures (RFC 7427).
     pub hashes: Vec<HashAlgorithm>,

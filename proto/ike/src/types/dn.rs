@@ -256,6 +256,23 @@ mod tests {
         assert!(to_text(b"").is_none());
     }
 
+    proptest::proptest! {
+        /// Whatever a peer sends as its name: no panic, and nothing that upsets a terminal.
+        #[test]
+        fn any_octets_print_safely(octets in proptest::collection::vec(0u8.., 0..80), value in "\\PC{0,20}") {
+            let mut odd = vec![SEQUENCE, 9, SET, 7, SEQUENCE, 5, OID, 1, 0x55, UTF8];
+            odd.extend(&octets);
+            for der in [octets.as_slice(), &odd] {
+                let text = to_text(der).unwrap_or_default();
+                proptest::prop_assert!(!text.chars().any(char::is_control));
+                proptest::prop_assert!(same(der, der));
+            }
+            let escaped: String = value.chars().flat_map(|c| ['\\', c]).collect();
+            let name = from_text(&format!("CN={escaped}")).unwrap();
+            proptest::prop_assert!(to_text(&name).is_some());
+        }
+    }
+
     #[test]
     fn names_are_the_same_whatever_the_string_type() {
         let printable = from_text("C=DE, CN=Gate Way").unwrap();

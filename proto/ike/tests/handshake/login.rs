@@ -132,6 +132,19 @@ fn a_long_chain_in_fragments() {
     assert_eq!(job.cert_authorities, [certificate("rsa-root").spki_sha1()]);
 }
 
+/// With many tenants a CERTREQ that names all authorities would not fit IKE_SA_INIT: it then names none, and is sent.
+#[test]
+fn a_certificate_is_asked_for_however_many_authorities_there_are() {
+    for (count, named) in [(0usize, None), (24, Some(24)), (25, Some(0))] {
+        let mut setup = Setup::new(cert("alice@example.org", "p256"), cert("gw.example.org", "p256"));
+        setup.init.certreq = vec![[7; 20]; count];
+        let pair = setup.run();
+        pair.assert_up();
+        let job = &pair.initiator.jobs[0];
+        assert_eq!(job.cert_requested.then_some(job.cert_authorities.len()), named);
+    }
+}
+
 //= rfc7383#section-2.3
 //= type=test
 //# The initiator indicates its support for IKE fragmentation and

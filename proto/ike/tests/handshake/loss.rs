@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crypto::Random as _;
 use crypto::SeededRandom;
+use ike::gate::{Gate, GateConfig, Load, Verdict};
 use ike::wire::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload, Spi};
 use ike::{Event, FailureKind, IkeSa, Input, Role, Transmit};
 
@@ -168,6 +169,38 @@ fn a_cookie_is_returned_in_front_of_an_unchanged_request() {
     assert_eq!(second.payloads[1..], first.payloads[..]);
     // The same cookie again is a duplicate.
     assert!(pair.initiator.handle(pair.now, input).is_empty());
+    pair.post(Role::Initiator, sent);
+    pair.run();
+    pair.assert_up();
+}
+
+/// The gate asks for a cookie, the initiator brings it, and the gate lets it through.
+#[test]
+fn a_cookie_from_the_gate() {
+    let mut pair = Setup::psk().pair();
+    let config = GateConfig {
+        cookie_threshold: 0,
+        ..GateConfig::default()
+    };
+    let mut gate = Gate::new(pair.now, config, Box::new(SeededRandom::from_seed(3)));
+    let load = Load {
+        half_open: 1,
+        busy: false,
+    };
+    pair.start();
+    let first = pair.wire.pop_front().unwrap().1;
+    let Verdict::Reply(bytes) = gate.screen(pair.now, first.local, first.remote, &first.bytes, load) else {
+        panic!("no cookie was asked for");
+    };
+    let (local, remote) = (first.local, first.remote);
+    let sent = pair
+        .initiator
+        .handle(pair.now, Input::Datagram { local, remote, bytes });
+    let verdict = gate.screen(pair.now, local, remote, &sent[0].bytes, load);
+    assert!(
+        matches!(verdict, Verdict::Initial { verified: true, .. }),
+        "{verdict:?}"
+    );
     pair.post(Role::Initiator, sent);
     pair.run();
     pair.assert_up();
