@@ -118,6 +118,11 @@ impl Children {
         self.0.drain(..)
     }
 
+    /// How many there are, whatever they are going through.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// How many are in use, not counting those that have a successor or are on their way out.
     pub(super) fn in_use(&self) -> usize {
         let used = |child: &&Child| matches!(child.state, State::Installed | State::Rekeying);

@@ -88,6 +88,8 @@ pub struct Core {
     clock: Clock,
     liveness: Option<Duration>,
     mobike: bool,
+    /// We called, in the first place: rekeys change roles, but not who sits behind whose NAT.
+    caller: bool,
     names: Names,
     /// When the peer last proved that it is alive.
     heard: Instant,
@@ -141,6 +143,7 @@ impl Core {
             clock: Clock::default(),
             liveness: parts.liveness,
             mobike: parts.mobike,
+            caller: parts.role.is_initiator(),
             names: Names {
                 peer_id: parts.peer_id,
                 local_id: parts.local_id,

@@ -104,6 +104,10 @@ impl Queue {
     pub(super) fn push(&mut self, job: Job) -> bool {
         if let Some(known) = self.0.iter_mut().find(|known| known.work.same_as(&job.work)) {
             known.at = known.at.min(job.at);
+            if matches!(job.work, Work::DeleteChild { .. }) {
+                // The latest reason counts: a child that has a successor by now was rekeyed.
+                known.work = job.work;
+            }
             return true;
         }
         let room = self.0.len() < MAX_JOBS;

@@ -49,6 +49,7 @@ pub struct CoreSnapshot {
     hard: Option<Duration>,
     liveness: Option<Duration>,
     mobike: bool,
+    caller: bool,
     names: Names,
     refused_for: Option<Duration>,
     early_deletes: Vec<u32>,
@@ -156,6 +157,7 @@ impl Core {
             hard: left(self.clock.hard_at),
             liveness: self.liveness,
             mobike: self.mobike,
+            caller: self.caller,
             names: self.names.clone(),
             refused_for: self
                 .refused_since
@@ -236,6 +238,7 @@ impl Core {
             },
             liveness: snapshot.liveness,
             mobike: snapshot.mobike,
+            caller: snapshot.caller,
             names: snapshot.names,
             heard: now,
             spoke: now,

@@ -88,7 +88,7 @@ impl Core {
     }
 
     fn keepalive_at(&self) -> Option<Instant> {
-        let needed = self.nat.local && self.current.role.is_initiator() && self.local.port() != 500;
+        let needed = self.nat.local && self.caller && self.local.port() != 500;
         needed.then(|| self.spoke + KEEPALIVE)
     }
 

@@ -253,6 +253,14 @@ pub(in crate::established) fn handle(
         //# If a peer receives a request to rekey a Child SA that it is currently trying to close, it SHOULD reply with TEMPORARY_FAILURE.
         return Answer::refuse(Notify::new(NotifyType::TEMPORARY_FAILURE));
     }
+    if core.children.len()
+        >= usize::from(core.policy.max_children)
+            .saturating_mul(3)
+            .saturating_add(8)
+    {
+        // The peer rekeys and never deletes.
+        return Answer::refuse(Notify::new(NotifyType::NO_ADDITIONAL_SAS));
+    }
     match offer::answer(core, request, &local, &remote, Activate::OnFirstInbound) {
         Ok((agreed, payloads)) => {
             core.counters.child_rekeys += 1;

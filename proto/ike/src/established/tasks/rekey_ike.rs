@@ -22,6 +22,9 @@ use crate::wire::proposal::{ChosenIke, accept_ike, offer_ike, select_ike};
 use crate::wire::protect::IvSource;
 use crate::wire::{ExchangeType, KeId, KeyExchange, Notify, NotifyType, Payload, Payloads, Spi};
 
+/// Replaced links kept at once; a peer that rekeys faster than it deletes has to wait.
+const MAX_LINKS: usize = 8;
+
 /// A rekey of ours under way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::established) struct RekeyIke {
@@ -256,7 +259,7 @@ pub(in crate::established) fn handle(core: &mut Core, now: Instant, request: Pay
         Some(Task::RekeyIke(task)) => task.theirs.is_some(),
         Some(_) | None => false,
     };
-    if busy {
+    if busy || core.others.len() >= MAX_LINKS {
         return Answer::refuse(Notify::new(NotifyType::TEMPORARY_FAILURE));
     }
     match accept_request(core, request) {

@@ -352,6 +352,38 @@ fn a_peer_that_never_deletes_what_it_replaced_is_helped_after_a_while() {
 }
 
 #[test]
+fn a_peer_that_rekeys_and_never_deletes_is_stopped() {
+    for ike in [false, true] {
+        let setup = Setup {
+            max_children: 1,
+            ..Setup::default()
+        };
+        let mut pair = Pair::with(&setup);
+        let mut refused = 0;
+        for _ in 0..50 {
+            if ike {
+                pair.command_a(Command::RekeyIke);
+            } else {
+                pair.rekey_a();
+            }
+            pair.reach_b();
+            refused += usize::from(pair.reach_a().payloads.len() == 1);
+            // A keeps its DELETE to itself.
+            pair.a.out.clear();
+            if ike {
+                pair.a.core.others.clear();
+            } else {
+                pair.a.core.current.window.pending = None;
+                pair.a.core.current.window.next_send = pair.b.core.current.window.next_recv;
+            }
+        }
+        assert!(refused > 30, "{refused}");
+        assert!(pair.b.core.children().count() <= 11);
+        assert!(pair.b.core.spis().count() <= 9);
+    }
+}
+
+#[test]
 fn further_children_are_made_within_policy_and_limit() {
     //= rfc7296#section-1.3
     //= type=test

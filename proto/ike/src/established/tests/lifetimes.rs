@@ -159,4 +159,17 @@ fn an_initiator_behind_nat_keeps_its_mapping_alive() {
         pair.a.core.deadline().unwrap().0,
         pair.now + Duration::from_secs(20)
     );
+    // Also after the gateway has rekeyed the IKE SA and become its initiator.
+    pair.command_b(Command::RekeyIke);
+    pair.settle();
+    assert_eq!(pair.a.core.role(), Role::Responder);
+    assert!(
+        pair.a
+            .core
+            .deadline()
+            .is_some_and(|(at, _)| at <= pair.now + Duration::from_secs(20))
+    );
+    pair.now += Duration::from_secs(20);
+    pair.fire();
+    assert!(pair.a.out.iter().any(|letter| letter.bytes == [0xff]));
 }

@@ -19,9 +19,11 @@ mod ike_collisions;
 mod ike_rekey;
 mod lifetimes;
 mod messages;
+mod post;
 mod random;
 mod snapshots;
 
+use post::{Dice, Letter, Seen, Spis};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -53,109 +55,6 @@ use crate::wire::{
 pub(super) fn epoch() -> Instant {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
     *EPOCH.get_or_init(Instant::now)
-}
-
-/// A side's allocator: knows what is taken, so that leaks show.
-#[derive(Default)]
-pub(super) struct Spis {
-    taken: Mutex<BTreeSet<u32>>,
-    next: Mutex<u32>,
-    side: u8,
-}
-
-impl SpiAllocator for Spis {
-    fn ike(&self) -> Spi {
-        let mut next = self.next.lock().unwrap();
-        *next += 1;
-        Spi(u64::from(self.side) << 56 | u64::from(*next))
-    }
-
-    fn esp(&self, worker: u8) -> u32 {
-        let mut next = self.next.lock().unwrap();
-        *next += 1;
-        let spi = u32::from(worker) << 29 | u32::from(self.side) << 16 | (*next + 0x100);
-        assert!(self.taken.lock().unwrap().insert(spi));
-        spi
-    }
-
-    fn release_esp(&self, spi: u32) {
-        assert!(
-            self.taken.lock().unwrap().remove(&spi),
-            "{spi:08x} released twice"
-        );
-    }
-
-    fn claim_esp(&self, spi: u32) -> bool {
-        self.taken.lock().unwrap().insert(spi)
-    }
-}
-
-/// A seeded stream whose nonces (the only 32-octet draws) may be made to start with a chosen octet.
-struct Dice {
-    seeded: SeededRandom,
-    nonce: Arc<Mutex<Option<u8>>>,
-}
-
-impl Random for Dice {
-    fn fill(&mut self, buf: &mut [u8]) {
-        self.seeded.fill(buf);
-        if let (32, Some(first)) = (buf.len(), *self.nonce.lock().unwrap()) {
-            buf[0] = first;
-        }
-    }
-}
-
-/// A datagram on its way, with what a sniffer that has the keys sees in it.
-#[derive(Clone, Debug)]
-pub(super) struct Letter {
-    pub(super) bytes: Vec<u8>,
-    pub(super) durable: bool,
-    pub(super) from: SocketAddr,
-    pub(super) to: SocketAddr,
-    pub(super) seen: Option<Seen>,
-}
-
-/// The inside of a letter.
-#[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) header: Header,
-    pub(super) payloads: Vec<Payload>,
-}
-
-impl Seen {
-    pub(super) fn has_notify(&self, kind: NotifyType) -> bool {
-        Payloads(&self.payloads).notify(kind).is_some()
-    }
-
-    /// The only payload is this notify.
-    pub(super) fn is_only(&self, kind: NotifyType) -> bool {
-        self.payloads.len() == 1 && self.has_notify(kind)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.payloads.is_empty()
-    }
-
-    pub(super) fn deleted(&self) -> Vec<u32> {
-        let spis = |payload: &Payload| match payload {
-            Payload::Delete { spis, .. } => spis.clone(),
-            _ => Vec::new(),
-        };
-        self.payloads.iter().flat_map(spis).collect()
-    }
-
-    pub(super) fn deletes_ike(&self) -> bool {
-        let ike = |p: &Payload| {
-            matches!(
-                p,
-                Payload::Delete {
-                    protocol: ProtocolId::IKE,
-                    ..
-                }
-            )
-        };
-        self.payloads.iter().any(ike)
-    }
 }
 
 /// One end.

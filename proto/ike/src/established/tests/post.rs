@@ -1,0 +1,106 @@
+//! What the two ends are given, and what travels between them: SPIs, dice, letters that can be looked into.
+
+use super::*;
+
+/// A side's allocator: knows what is taken, so that leaks show.
+#[derive(Default)]
+pub(in crate::established) struct Spis {
+    pub(in crate::established) taken: Mutex<BTreeSet<u32>>,
+    pub(in crate::established) next: Mutex<u32>,
+    pub(in crate::established) side: u8,
+}
+
+impl SpiAllocator for Spis {
+    fn ike(&self) -> Spi {
+        let mut next = self.next.lock().unwrap();
+        *next += 1;
+        Spi(u64::from(self.side) << 56 | u64::from(*next))
+    }
+
+    fn esp(&self, worker: u8) -> u32 {
+        let mut next = self.next.lock().unwrap();
+        *next += 1;
+        let spi = u32::from(worker) << 29 | u32::from(self.side) << 16 | (*next + 0x100);
+        assert!(self.taken.lock().unwrap().insert(spi));
+        spi
+    }
+
+    fn release_esp(&self, spi: u32) {
+        assert!(
+            self.taken.lock().unwrap().remove(&spi),
+            "{spi:08x} released twice"
+        );
+    }
+
+    fn claim_esp(&self, spi: u32) -> bool {
+        self.taken.lock().unwrap().insert(spi)
+    }
+}
+
+/// A seeded stream whose nonces (the only 32-octet draws) may be made to start with a chosen octet.
+pub(in crate::established) struct Dice {
+    pub(in crate::established) seeded: SeededRandom,
+    pub(in crate::established) nonce: Arc<Mutex<Option<u8>>>,
+}
+
+impl Random for Dice {
+    fn fill(&mut self, buf: &mut [u8]) {
+        self.seeded.fill(buf);
+        if let (32, Some(first)) = (buf.len(), *self.nonce.lock().unwrap()) {
+            buf[0] = first;
+        }
+    }
+}
+
+/// A datagram on its way, with what a sniffer that has the keys sees in it.
+#[derive(Clone, Debug)]
+pub(in crate::established) struct Letter {
+    pub(in crate::established) bytes: Vec<u8>,
+    pub(in crate::established) durable: bool,
+    pub(in crate::established) from: SocketAddr,
+    pub(in crate::established) to: SocketAddr,
+    pub(in crate::established) seen: Option<Seen>,
+}
+
+/// The inside of a letter.
+#[derive(Clone, Debug)]
+pub(in crate::established) struct Seen {
+    pub(in crate::established) header: Header,
+    pub(in crate::established) payloads: Vec<Payload>,
+}
+
+impl Seen {
+    pub(in crate::established) fn has_notify(&self, kind: NotifyType) -> bool {
+        Payloads(&self.payloads).notify(kind).is_some()
+    }
+
+    /// The only payload is this notify.
+    pub(in crate::established) fn is_only(&self, kind: NotifyType) -> bool {
+        self.payloads.len() == 1 && self.has_notify(kind)
+    }
+
+    pub(in crate::established) fn is_empty(&self) -> bool {
+        self.payloads.is_empty()
+    }
+
+    pub(in crate::established) fn deleted(&self) -> Vec<u32> {
+        let spis = |payload: &Payload| match payload {
+            Payload::Delete { spis, .. } => spis.clone(),
+            _ => Vec::new(),
+        };
+        self.payloads.iter().flat_map(spis).collect()
+    }
+
+    pub(in crate::established) fn deletes_ike(&self) -> bool {
+        let ike = |p: &Payload| {
+            matches!(
+                p,
+                Payload::Delete {
+                    protocol: ProtocolId::IKE,
+                    ..
+                }
+            )
+        };
+        self.payloads.iter().any(ike)
+    }
+}
