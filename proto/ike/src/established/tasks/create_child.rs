@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crypto::Group;
-use ip::Selector;
+use ip::{Selector, narrow};
 use serde::{Deserialize, Serialize};
 
 use super::super::Core;
@@ -30,6 +30,13 @@ pub(super) fn build(
     ts_remote: Vec<Selector>,
     group: Option<Group>,
 ) -> Option<Request> {
+    // Wishes are narrowed to the policy, so that no answer can lead outside of it.
+    let ts_local = narrow(&ts_local, &core.policy.ts_local);
+    let ts_remote = narrow(&ts_remote, &core.policy.ts_remote);
+    if ts_local.is_empty() || ts_remote.is_empty() {
+        core.warn("child SA not created: its traffic selectors are outside the policy".to_owned());
+        return None;
+    }
     let group = group.or_else(|| core.policy_group());
     match Offer::make(core, ts_local, ts_remote, group) {
         Ok((offer, payloads)) => {

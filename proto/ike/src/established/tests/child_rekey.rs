@@ -417,9 +417,29 @@ fn selectors_outside_the_policy_are_unacceptable() {
     //# If the responder's policy does not allow it to accept any part of the proposed Traffic Selectors, it responds with a TS_UNACCEPTABLE Notify message.
     let mut pair = Pair::new();
     let (ts_local, ts_remote) = (vec![net("10.1.0.0/24")], vec![net("172.16.0.0/12")]);
-    pair.command_a(Command::CreateChild { ts_local, ts_remote });
+    let command = Command::CreateChild { ts_local, ts_remote };
+    // Ours are not even asked for.
+    pair.command_a(command.clone());
+    assert!(pair.a.out.is_empty() && pair.a.warnings[0].contains("outside the policy"));
+    // A peer that asks is refused.
+    pair.a.core.policy.ts_remote = vec![Selector::ANY_V4];
+    pair.command_a(command);
     pair.reach_b();
     assert!(pair.reach_a().is_only(NotifyType::TS_UNACCEPTABLE));
     pair.check();
     assert_eq!(pair.a.installed.len(), 1);
+}
+
+#[test]
+fn a_wide_wish_is_narrowed_to_our_own_policy() {
+    let mut pair = Pair::new();
+    pair.b.core.policy.ts_local = vec![Selector::ANY_V4];
+    pair.b.core.policy.ts_remote = vec![Selector::ANY_V4];
+    let (ts_local, ts_remote) = (vec![Selector::ANY_V4], vec![Selector::ANY_V4]);
+    pair.command_a(Command::CreateChild { ts_local, ts_remote });
+    pair.settle();
+    pair.check();
+    let second = pair.a.installed.values().last().unwrap();
+    assert_eq!(second.ts_local, vec![net("10.1.0.0/24")]);
+    assert_eq!(second.ts_remote, vec![net("10.2.0.0/24")]);
 }
