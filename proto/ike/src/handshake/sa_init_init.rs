@@ -362,6 +362,7 @@ impl SaInitSent {
         let base = &mut self.base;
         base.record.accepted = vec![suite.to_string()];
         base.record.nat = Some(found);
+        base.step(out, "dh", suite.group.to_string());
         base.step(out, "sa_init", suite.to_string());
         base.step(out, "nat", found.to_string());
         if base.ctx.key_log {

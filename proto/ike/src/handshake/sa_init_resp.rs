@@ -257,6 +257,7 @@ impl ExpectSaInit {
         base.ctx.random.fill(&mut nonce_r);
         let seed = skeyseed(suite.prf, nonce_i, &nonce_r, &shared);
         let keys = IkeKeys::derive(&seed, suite, nonce_i, &nonce_r, base.spi_i, base.spi_r);
+        base.step(out, "dh", suite.group.to_string());
         base.step(
             out,
             "sa_init",

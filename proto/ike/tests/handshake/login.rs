@@ -13,11 +13,11 @@ fn pre_shared_key() {
     pair.assert_up();
     assert_eq!(
         pair.initiator.steps(),
-        ["sa_init", "nat", "auth_request", "auth_answer", "auth"]
+        ["dh", "sa_init", "nat", "auth_request", "auth_answer", "auth"]
     );
     assert_eq!(
         pair.responder.steps(),
-        ["sa_init", "nat", "auth_request", "auth", "child"]
+        ["dh", "sa_init", "nat", "auth_request", "auth", "child"]
     );
     let job = &pair.responder.jobs[0];
     assert_eq!(job.peer_id, id("alice@example.org"));
