@@ -12,17 +12,36 @@
 
 pub mod attempt;
 pub mod attempts;
+pub mod audit;
 pub mod backend;
+mod diff;
+mod external;
 pub mod identity;
+mod material;
 pub mod model;
+pub mod object;
+pub mod pool;
 pub mod proposal;
 pub mod range;
+pub mod registry;
+pub mod resolve;
 pub mod seal;
+mod snapshot;
+pub mod validate;
 
 pub use attempt::{AttemptRecord, FailureKind};
 pub use attempts::{AttemptFilter, Attempts};
 pub use backend::{BackendError, SessionBackend, SessionFilter};
 pub use identity::{IdPattern, PeerIdentity};
+pub use material::{LocalKey, MaterialError};
 pub use model::{AddressPool, Auth, Connection, Credential, Tenant};
+pub use object::{Id, Kind};
+pub use pool::{Pool, PoolError};
 pub use range::AddressRange;
+pub use registry::{ConfigChange, Mutation, Registry, RegistryError};
+pub use resolve::{Method, Query, Resolution};
 pub use seal::{SealError, Sealer};
+pub use snapshot::TenantState;
+
+#[cfg(test)]
+mod testing;
