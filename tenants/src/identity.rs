@@ -228,6 +228,8 @@ fn parse_dn(text: &str) -> Option<Vec<Rdn>> {
             let attribute = match attribute.trim().to_ascii_uppercase().as_str() {
                 "" => return None,
                 "EMAILADDRESS" | "EMAIL" => "E".to_owned(),
+                // A word, or an object identifier in dotted decimal.
+                word if !word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.') => return None,
                 other => other.to_owned(),
             };
             Some(Rdn {

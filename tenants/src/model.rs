@@ -31,7 +31,7 @@ pub struct Tenant {
     pub gateway_ids: Vec<IdPattern>,
     /// CA credentials trusted by connections that name none.
     pub trust_anchors: Vec<String>,
-    /// Whether proposals may name weak algorithms (modp1024, SHA-1).
+    /// Whether proposals may name weak algorithms (modp1024).
     pub allow_weak_algorithms: bool,
 }
 

@@ -340,3 +340,6 @@ fn difference(best: Fit, other: Fit) -> &'static str {
         "the chosen one is of this gateway address"
     }
 }
+
+#[cfg(test)]
+mod tests;

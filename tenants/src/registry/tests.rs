@@ -384,3 +384,49 @@ async fn a_key_decides_between_equal_tenants() {
         found.candidates
     );
 }
+
+#[tokio::test]
+async fn weak_groups_are_opted_into() {
+    let world = World::new().await;
+    let mut resources = site("acme", "s3cret");
+    let weak = v1::Connection {
+        ike_proposals: strings(&["aes256-sha1-modp1024"]),
+        ..connection("acme", "windows", &["*"])
+    };
+    resources.push(Resource::Connection(weak));
+    let text = world.apply(resources.clone()).await.unwrap_err().to_string();
+    assert!(
+        text.contains("modp1024, which is weak; allowed: stronger algorithms, or allow_weak_algorithms"),
+        "{text}"
+    );
+    resources[1] = Resource::Tenant(v1::Tenant {
+        allow_weak_algorithms: true,
+        ..tenant("acme")
+    });
+    world.apply(resources).await.unwrap();
+}
+
+/// The follower runs on another thread: whoever publishes first, a change is visible when its call returns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_change_is_visible_when_it_returns() {
+    let world = World::new().await;
+    for round in 0..200_u32 {
+        let name = format!("t{round}");
+        world.apply(site(&name, "s3cret")).await.unwrap();
+        assert!(world.registry.tenant(&name).is_some());
+        assert!(world.registry.connection(&name, "users").is_some());
+        assert!(world.registry.pool(&name, "v4").is_some());
+        let id = Id::new(Kind::Tenant, &name, &name);
+        let delete = Mutation::Delete {
+            id,
+            version: String::new(),
+            cascade: true,
+        };
+        world
+            .registry
+            .change(&actor(), vec![delete], false)
+            .await
+            .unwrap();
+        assert!(world.registry.tenant(&name).is_none() && world.registry.pool(&name, "v4").is_none());
+    }
+}

@@ -37,12 +37,14 @@ pub fn pool(external: &v1::AddressPool) -> Result<AddressPool, Violations> {
             "addresses of hosts",
         );
     }
+    // Network and broadcast addresses may be excluded too, though they are never given out.
+    let written = range_text.parse::<AddressRange>().unwrap_or(range);
     for (index, exclusion) in exclusions.iter().enumerate() {
-        if !range.overlaps(exclusion) {
+        if !written.overlaps(exclusion) {
             check.refuse(
                 format!("exclusions[{index}]"),
                 format!("{exclusion} lies outside the range"),
-                format!("addresses of {range}"),
+                format!("addresses of {written}"),
             );
         }
     }
