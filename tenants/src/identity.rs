@@ -80,9 +80,9 @@ impl PeerIdentity {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rdn {
     /// Attribute in upper case, like `CN`.
-    attribute: String,
+    pub(crate) attribute: String,
     /// Value; `*` matches any.
-    value: String,
+    pub(crate) value: String,
 }
 
 /// A pattern for identities. See the module for the texts.
@@ -209,7 +209,7 @@ fn dn_matches(pattern: &[Rdn], text: &str) -> bool {
 }
 
 /// `C=CH, O=Acme\, Inc., CN=moon` as a list; a backslash takes the next character as it is.
-fn parse_dn(text: &str) -> Option<Vec<Rdn>> {
+pub(crate) fn parse_dn(text: &str) -> Option<Vec<Rdn>> {
     let mut parts = vec![String::new()];
     let mut characters = text.chars();
     while let Some(character) = characters.next() {

@@ -26,6 +26,7 @@ pub mod range;
 pub mod registry;
 pub mod resolve;
 pub mod seal;
+pub mod service;
 mod snapshot;
 pub mod validate;
 
