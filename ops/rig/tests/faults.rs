@@ -50,6 +50,7 @@ struct Scene {
     bystander: Ping,
     victim_session: String,
     gateway: Gateway,
+    _logs: Folder,
 }
 
 impl Scene {
@@ -90,6 +91,7 @@ impl Scene {
             bystander,
             victim_session,
             gateway,
+            _logs: folder,
         })
     }
 

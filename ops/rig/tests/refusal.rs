@@ -59,7 +59,7 @@ fn bad_certificates() -> rig::Result<()> {
     let home = &gateway.world.home;
     for (name, validity, word) in [
         ("old", Validity::Expired, "expired"),
-        ("early", Validity::Future, "not yet valid"),
+        ("early", Validity::Future, "is not valid for another"),
     ] {
         let user = gateway.user(name, Key::Ecdsa(256), validity)?;
         let identity = format!("{name}@corp.example");
@@ -94,5 +94,5 @@ fn no_common_proposal() -> rig::Result<()> {
         ..Options::default()
     };
     let client = gateway.psk_client(home, "acme", "alice@corp.example", &options)?;
-    refused(&gateway, &client, "NO_PROPOSAL_CHOSEN", &["aes_cbc", "192"])
+    refused(&gateway, &client, "NO_PROPOSAL_CHOSEN", &["aes-cbc-192"])
 }
