@@ -324,6 +324,15 @@ impl AttemptRecord {
         attempt
     }
 
+    /// The external form for somebody who may see one tenant only (`None`: all): candidates of other tenants are left out.
+    pub fn to_api_within(&self, id: u64, tenant: Option<&str>) -> v1::Attempt {
+        let mut attempt = self.to_api(id);
+        if let Some(tenant) = tenant {
+            attempt.candidates.retain(|candidate| candidate.tenant == tenant);
+        }
+        attempt
+    }
+
     /// Cuts texts and lists to their limits: what a peer sends must not fill the memory.
     pub(crate) fn bound(&mut self) {
         self.candidates.truncate(MAX_LIST);
@@ -407,6 +416,25 @@ mod tests {
         assert_eq!((attempt.id, attempt.outcome()), (7, v1::AttemptOutcome::Failed));
         assert_eq!(attempt.failure, "psk_mismatch");
         assert!(attempt.likely_fix.contains("same on both sides"));
+    }
+
+    #[test]
+    fn one_tenant_does_not_see_the_candidates_of_others() {
+        let mut record = AttemptRecord::new(
+            SystemTime::UNIX_EPOCH,
+            "192.0.2.7:4500".parse().unwrap(),
+            "198.51.100.1:4500".parse().unwrap(),
+        );
+        for tenant in ["acme", "globex"] {
+            record.candidates.push(CandidateNote {
+                tenant: tenant.into(),
+                connection: "users".into(),
+                chosen: false,
+                reason: String::new(),
+            });
+        }
+        let seen = |tenant| record.to_api_within(1, tenant).candidates.len();
+        assert_eq!((seen(None), seen(Some("acme")), seen(Some("other"))), (2, 1, 0));
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// The role of those who see one tenant only.
+    pub const TENANT_ADMIN: &str = "tenant-admin";
+
     /// The daemon itself, for what it does without being asked.
     pub fn daemon(method: &str) -> Self {
         Self {

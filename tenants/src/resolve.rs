@@ -308,13 +308,23 @@ fn authority_fits(view: &View, connection: &Connection, query: &Query<'_>) -> bo
         || issued.into_iter().any(|root| wanted(root.spki_sha1()))
 }
 
+/// Names equals of the same tenant only: a tenant's administrator reads this too.
 fn chosen_reason(fit: Fit, fitting: &[(Fit, &Candidate)]) -> String {
-    let tied: Vec<String> = fitting
+    let Some((_, (_, chosen))) = fitting.first() else {
+        return String::new();
+    };
+    let tied: Vec<&str> = fitting
         .iter()
         .skip(1)
         .filter(|(other, _)| *other == fit)
         .take(3)
-        .map(|(_, (_, connection))| format!("{}/{}", connection.tenant, connection.name))
+        .map(|(_, (_, other))| {
+            if other.tenant == chosen.tenant {
+                other.name.as_str()
+            } else {
+                "one of another tenant"
+            }
+        })
         .collect();
     if tied.is_empty() {
         "fits best".to_owned()

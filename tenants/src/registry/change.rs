@@ -14,7 +14,8 @@ use crate::external::{certificate_info, id_of, to_api, version_of};
 use crate::object::{CONFIG, FENCE, Id, Kind, Meta, Object, Stored, encode};
 use crate::pool::LEASES;
 use crate::snapshot::{Snapshot, States, get, set};
-use crate::validate::{self, Violations, references};
+use crate::validate::references::{self, Audience};
+use crate::validate::{self, Violations};
 
 /// Most tenants.
 const MAX_TENANTS: usize = 10_000;
@@ -192,7 +193,12 @@ impl Registry {
         if !invalid.is_empty() {
             return Err(RegistryError::Invalid(invalid));
         }
-        check_whole(&states, &planned)?;
+        let audience = if actor.role == Actor::TENANT_ADMIN {
+            Audience::Tenant
+        } else {
+            Audience::Provider
+        };
+        check_whole(&states, &planned, audience)?;
         if !validate_only
             && planned
                 .iter()
@@ -465,7 +471,7 @@ fn plan_delete(states: &mut States, id: Id, version: &str, cascade: bool) -> Res
 }
 
 /// Checks the states with every change done.
-fn check_whole(states: &States, planned: &[Planned]) -> Result<(), RegistryError> {
+fn check_whole(states: &States, planned: &[Planned], audience: Audience) -> Result<(), RegistryError> {
     let limit = |what: &str, count: usize, limit: usize| {
         if count > limit {
             Err(RegistryError::Limit {
@@ -497,7 +503,7 @@ fn check_whole(states: &States, planned: &[Planned]) -> Result<(), RegistryError
                 MAX_CREDENTIALS,
             )?;
         }
-        wrong.extend(references::check(states, tenant));
+        wrong.extend(references::check(states, tenant, audience));
     }
     let is_planned = |id: &Id| {
         planned

@@ -12,6 +12,7 @@ use api::v1;
 use api::v1::resource::Resource;
 
 use super::*;
+use crate::audit::Actor;
 use crate::testing::{TestSealer, World, actor, connection, pool, psk, site, strings, tenant};
 
 fn query<'a>(peer: &'a PeerIdentity, wanted: Option<&'a PeerIdentity>) -> Query<'a> {
@@ -148,8 +149,27 @@ async fn pools_of_one_routing_domain_are_apart() {
         Resource::Tenant(shared),
         Resource::AddressPool(pool("two", "10.9.0.128/25")),
     ];
-    let text = world.apply(resources).await.unwrap_err().to_string();
+    let text = world.apply(resources.clone()).await.unwrap_err().to_string();
     assert!(text.contains("overlaps") && text.contains("one/v4"), "{text}");
+
+    let tenant_admin = Actor {
+        role: Actor::TENANT_ADMIN.into(),
+        ..actor()
+    };
+    let mutations = resources
+        .into_iter()
+        .map(|resource| Mutation::Apply(Box::new(resource)))
+        .collect();
+    let text = world
+        .registry
+        .change(&tenant_admin, mutations, false)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("another tenant") && !text.contains("one/v4") && !text.contains("10.9.0.1"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

@@ -160,7 +160,9 @@ async fn equals_are_said_to_be_equal() {
     assert_eq!(found.chosen.unwrap().tenant, "one");
     assert_eq!(found.alternatives.len(), 1);
     assert!(
-        found.candidates[0].reason.contains("equals (two/users)"),
+        found.candidates[0]
+            .reason
+            .contains("equals (one of another tenant)"),
         "{:?}",
         found.candidates
     );

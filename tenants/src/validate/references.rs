@@ -12,8 +12,31 @@ use crate::snapshot::TenantState;
 /// What is wrong with one resource, in the light of the others.
 pub(crate) type Wrong = (Id, Violations);
 
+/// Whose names may stand in the reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Somebody who may see every tenant.
+    Provider,
+    /// Somebody who may see the own tenant only.
+    Tenant,
+}
+
+impl Audience {
+    /// What a resource of another tenant is called.
+    fn call(self, name: String, anonymous: &str) -> String {
+        match self {
+            Audience::Provider => name,
+            Audience::Tenant => anonymous.to_owned(),
+        }
+    }
+}
+
 /// Checks one tenant with everything in it, and against the other tenants.
-pub(crate) fn check(tenants: &BTreeMap<String, Arc<TenantState>>, name: &str) -> Vec<Wrong> {
+pub(crate) fn check(
+    tenants: &BTreeMap<String, Arc<TenantState>>,
+    name: &str,
+    audience: Audience,
+) -> Vec<Wrong> {
     let Some(state) = tenants.get(name) else {
         return Vec::new();
     };
@@ -48,7 +71,7 @@ pub(crate) fn check(tenants: &BTreeMap<String, Arc<TenantState>>, name: &str) ->
     for (pool, _) in state.pools.values() {
         take(
             Id::new(Kind::AddressPool, name, &pool.name),
-            check_pool(tenants, tenant, pool),
+            check_pool(tenants, tenant, pool, audience),
         );
     }
     wrong
@@ -155,7 +178,12 @@ fn check_connection(state: &TenantState, tenant: &Tenant, connection: &Connectio
 }
 
 /// Pools that lie in one routing domain must be apart: their routes would contradict each other.
-fn check_pool(tenants: &BTreeMap<String, Arc<TenantState>>, tenant: &Tenant, pool: &AddressPool) -> Checker {
+fn check_pool(
+    tenants: &BTreeMap<String, Arc<TenantState>>,
+    tenant: &Tenant,
+    pool: &AddressPool,
+    audience: Audience,
+) -> Checker {
     let mut check = Checker::default();
     for other in tenants.values() {
         let Some((owner, _)) = &other.tenant else { continue };
@@ -170,14 +198,16 @@ fn check_pool(tenants: &BTreeMap<String, Arc<TenantState>>, tenant: &Tenant, poo
                 } else {
                     "addresses of no pool in the same routing domain; tenants with network namespaces of their own may overlap"
                 };
-                check.refuse(
-                    "range",
-                    format!(
-                        "overlaps {} of pool {}/{}",
-                        neighbour.range, neighbour.tenant, neighbour.name
-                    ),
-                    allowed,
+                let whole = format!(
+                    "{} of pool {}/{}",
+                    neighbour.range, neighbour.tenant, neighbour.name
                 );
+                let named = if owner.name == tenant.name {
+                    whole
+                } else {
+                    audience.call(whole, "a pool of another tenant in the same routing domain")
+                };
+                check.refuse("range", format!("overlaps {named}"), allowed);
             }
         }
     }
