@@ -14,7 +14,7 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,13 +55,16 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
-    /// Local addresses, at most 64, each served on both ports and none of them a wildcard: an answer leaves from the
-    /// address that its question came to. Default: the addresses of the default routes.
+    /// Local addresses, 1 to 64 of them, each served on both ports. `0.0.0.0` and `::` stand for the addresses that
+    /// the interfaces have at the start: an answer leaves from the address that its question came to.
+    /// Default: `["0.0.0.0", "::"]`.
     pub addresses: Vec<IpAddr>,
     /// RFC 7296 section 2: 500. Another number only for tests.
     pub ike_port: u16,
     /// RFC 7296 section 2.23: 4500, IKE after NAT detection and UDP-encapsulated ESP.
     pub nat_port: u16,
+    /// Serve ESP without UDP (IP protocol 50) too. Default: true. It needs CAP_NET_RAW.
+    pub raw_esp: bool,
 }
 
 /// `[threads]`: what runs where.
@@ -287,7 +290,7 @@ impl Config {
         range(
             "listen.addresses (how many)",
             self.listen.addresses.len() as u64,
-            0,
+            1,
             64,
         );
         range("listen.ike_port", u64::from(self.listen.ike_port), 1, 65_535);
@@ -355,14 +358,6 @@ impl Config {
             600_000,
         );
         range("shutdown.drain_secs", u64::from(self.shutdown.drain_secs), 0, 300);
-        if self
-            .listen
-            .addresses
-            .iter()
-            .any(|address| address.is_unspecified() || address.is_multicast())
-        {
-            problems.push("listen.addresses must name single addresses, no wildcard".to_owned());
-        }
         let unique: BTreeSet<&IpAddr> = self.listen.addresses.iter().collect();
         if unique.len() != self.listen.addresses.len() {
             problems.push("listen.addresses names an address twice".to_owned());
@@ -415,16 +410,6 @@ impl Config {
         self.state_directory.join("sa.db")
     }
 
-    /// The addresses to serve: the configured ones, or those of the default routes.
-    #[must_use]
-    pub fn listen_addresses(&self) -> Vec<IpAddr> {
-        if self.listen.addresses.is_empty() {
-            route_addresses()
-        } else {
-            self.listen.addresses.clone()
-        }
-    }
-
     /// How long a peer may stay unauthenticated.
     #[must_use]
     pub fn half_open_time(&self) -> Duration {
@@ -453,9 +438,10 @@ impl Default for Config {
 impl Default for Listen {
     fn default() -> Self {
         Self {
-            addresses: Vec::new(),
+            addresses: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
             ike_port: 500,
             nat_port: 4500,
+            raw_esp: true,
         }
     }
 }
@@ -531,20 +517,6 @@ impl Default for Shutdown {
             send_deletes: false,
         }
     }
-}
-
-/// The source addresses that the kernel would choose towards the Internet. Sends nothing.
-fn route_addresses() -> Vec<IpAddr> {
-    let towards = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
-    towards
-        .into_iter()
-        .filter_map(|(any, far)| {
-            let socket = UdpSocket::bind(any).ok()?;
-            socket.connect(far).ok()?;
-            socket.local_addr().ok().map(|address| address.ip())
-        })
-        .filter(|address| !address.is_unspecified())
-        .collect()
 }
 
 fn host_name() -> String {
@@ -634,8 +606,8 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_unique_and_no_wildcards() {
-        assert!(parse("[listen]\naddresses = [\"0.0.0.0\"]").is_err());
+    fn addresses_are_unique_and_present() {
+        assert!(parse("[listen]\naddresses = []").is_err());
         assert!(parse("[listen]\naddresses = [\"192.0.2.1\", \"192.0.2.1\"]").is_err());
         let config = parse("[listen]\naddresses = [\"192.0.2.1\", \"2001:db8::1\"]").unwrap();
         assert_eq!(config.listen.addresses.len(), 2);

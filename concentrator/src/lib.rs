@@ -9,9 +9,33 @@
 //!
 //! An actor makes no decision of a protocol: it feeds inputs to its core, drains the outputs and keeps one deadline.
 
+pub mod actors;
+pub mod arbiters;
+pub mod authenticator;
+pub mod backend;
 pub mod budget;
 pub mod config;
+pub mod daemon;
+mod decide;
+pub mod directory;
+pub mod dispatch;
+pub mod domains;
+pub mod exclusive;
+pub mod generation;
+mod install;
+pub mod keylog;
+mod log_limit;
+pub mod login;
+pub mod management;
+pub mod node;
+pub mod policy;
 pub mod records;
+pub mod recovery;
+pub mod sa_record;
 pub mod seal;
+pub mod session;
+pub mod sockets;
+pub mod spis;
 pub mod telemetry;
+pub mod tenant;
 pub mod wheel;

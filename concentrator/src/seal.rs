@@ -130,6 +130,29 @@ impl Sealer {
     }
 }
 
+impl tenants::Sealer for Sealer {
+    fn seal(&self, context: &str, plaintext: &[u8]) -> Result<Vec<u8>, tenants::SealError> {
+        Self::seal(self, context, plaintext).map_err(|error| tenants::SealError::Seal {
+            context: context.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn open(&self, context: &str, sealed: &[u8]) -> Result<Secret, tenants::SealError> {
+        Self::open(self, context, sealed).map_err(|_| tenants::SealError::Open {
+            context: context.to_owned(),
+        })
+    }
+
+    fn digest(&self, context: &str, secret: &[u8]) -> Vec<u8> {
+        // The label keeps digests apart from everything else that is made with the key.
+        let label = b"concentrator digest";
+        let length = (context.len() as u64).to_be_bytes();
+        let parts: [&[u8]; 4] = [label, &length, context.as_bytes(), secret];
+        crypto::hmac(crypto::HashAlgorithm::Sha256, self.key.expose(), &parts).unwrap_or_default()
+    }
+}
+
 /// Makes the key file: written beside, synced and renamed, so that a crash never leaves half a key.
 fn create(path: &Path) -> std::io::Result<Secret> {
     let mut octets = vec![0; KEY_LEN];

@@ -1,0 +1,307 @@
+//! The shell of one child SA: has it installed at its worker, reserves its sequence numbers, reports its limits.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use actix::{Actor, ActorContext as _, Addr, AsyncContext as _, Context, Handler, Message};
+use dataplane::{WorkerCommand, WorkerEvent};
+
+use super::{Fault, Gone, IkeSaActor, Order, Who, fail, panicked};
+use crate::install;
+use crate::node::Node;
+use crate::records::{Stored, Waiter};
+use crate::sa_record;
+use crate::session::{Child, Outer};
+
+/// Messages that wait for one child SA.
+const MAILBOX: usize = 64;
+
+/// Something that the worker says of this SA.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct ChildNews(pub WorkerEvent);
+
+/// The worker was started anew and has lost the SA.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Reinstall;
+
+/// The SA is over: take it from the worker.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Retire;
+
+/// The IKE SA is served by a new actor.
+#[derive(Message, Clone)]
+#[rtype(result = "()")]
+pub struct Follow {
+    /// The new one.
+    pub parent: Addr<IkeSaActor>,
+}
+
+/// The IKE SA has found its peer elsewhere.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct SetPeer {
+    /// Our outer address.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+}
+
+/// What the actor does first.
+enum Beginning {
+    /// The SA is new.
+    Install,
+    /// The worker has it: only the actor is new.
+    Resume,
+    /// The process or the worker is new: carry on above the reserved sequence numbers.
+    Reinstall,
+}
+
+/// What waits for a record.
+enum AfterStore {
+    Raise(u64),
+    Install { first_seq: u64, ceiling: u64 },
+}
+
+/// The shell of one child SA.
+pub struct ChildSaActor {
+    node: Arc<Node>,
+    parent: Addr<IkeSaActor>,
+    child: Arc<Child>,
+    worker: u8,
+    beginning: Beginning,
+    serial: u64,
+    waiting: VecDeque<(u64, AfterStore)>,
+}
+
+impl ChildSaActor {
+    /// Starts the actor of a new SA beside its parent.
+    pub fn install(node: &Arc<Node>, parent: Addr<IkeSaActor>, child: Arc<Child>) -> Addr<Self> {
+        Self::launch(node, parent, child, Beginning::Install)
+    }
+
+    /// Starts the successor of an actor that panicked.
+    pub fn resume(node: &Arc<Node>, parent: Addr<IkeSaActor>, child: Arc<Child>) -> Addr<Self> {
+        Self::launch(node, parent, child, Beginning::Resume)
+    }
+
+    /// Starts the actor of an SA that is carried on from its record.
+    pub fn reinstall(node: &Arc<Node>, parent: Addr<IkeSaActor>, child: Arc<Child>) -> Addr<Self> {
+        Self::launch(node, parent, child, Beginning::Reinstall)
+    }
+
+    fn launch(
+        node: &Arc<Node>,
+        parent: Addr<IkeSaActor>,
+        child: Arc<Child>,
+        beginning: Beginning,
+    ) -> Addr<Self> {
+        let actor = Self {
+            node: Arc::clone(node),
+            parent,
+            worker: dataplane::worker_of_spi(child.sa.spi_in),
+            child: Arc::clone(&child),
+            beginning,
+            serial: 0,
+            waiting: VecDeque::new(),
+        };
+        let addr = actor.start();
+        child.addr.store(Some(Arc::new(addr.clone())));
+        node.children.insert(child.sa.spi_in, Arc::clone(&child));
+        addr
+    }
+
+    /// Reserves the next block; what follows happens when that is durable.
+    fn reserve(&mut self, ceiling: u64, then: AfterStore, context: &mut Context<Self>) {
+        self.serial += 1;
+        let waiter = Waiter {
+            who: context.address().recipient(),
+            serial: self.serial,
+        };
+        match sa_record::put_ceiling(&self.node.records, &self.child, ceiling, waiter) {
+            Ok(()) => {
+                self.child.ceiling.fetch_max(ceiling, Ordering::AcqRel);
+                self.waiting.push_back((self.serial, then));
+            }
+            // The worker asks again; an SA that waits to be installed again does by itself.
+            Err(full) => {
+                tracing::warn!(%full, "a block of sequence numbers could not be reserved");
+                if let AfterStore::Install { .. } = then {
+                    context.run_later(std::time::Duration::from_millis(100), |this, context| {
+                        this.reinstall_above(context);
+                    });
+                }
+            }
+        }
+    }
+
+    fn block(&self) -> u64 {
+        u64::from(self.node.config.limits.sequence_block)
+    }
+
+    /// Everything up to the ceiling may have been used: go on above it.
+    fn reinstall_above(&mut self, context: &mut Context<Self>) {
+        let used = self.child.ceiling.load(Ordering::Acquire);
+        let ceiling = used.saturating_add(self.block());
+        self.reserve(
+            ceiling,
+            AfterStore::Install {
+                first_seq: used.saturating_add(1),
+                ceiling,
+            },
+            context,
+        );
+    }
+
+    fn install_now(&self, first_seq: u64, ceiling: u64) {
+        let pair = install::pair(&self.node, &self.child, first_seq, ceiling);
+        self.node
+            .command(self.worker, WorkerCommand::Install(Box::new(pair)));
+    }
+
+    fn order(&self, command: ike::Command) {
+        // At most one of each kind for each limit or move that the worker reports.
+        if self.parent.try_send(Order(command)).is_err() {
+            self.node.metrics.refusal("ike_sa");
+        }
+    }
+}
+
+impl Actor for ChildSaActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        context.set_mailbox_capacity(MAILBOX);
+        match self.beginning {
+            // The first block is reserved by the SA record, which is stored before the peer is answered.
+            Beginning::Install => self.install_now(1, sa_record::FIRST_CEILING),
+            Beginning::Resume => {}
+            Beginning::Reinstall => self.reinstall_above(context),
+        }
+    }
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        // Bounded: once in the life of an actor.
+        self.parent.do_send(Gone {
+            who: Who::ChildSa(self.child.sa.spi_in),
+            panicked: panicked(),
+        });
+    }
+}
+
+impl Handler<ChildNews> for ChildSaActor {
+    type Result = ();
+
+    fn handle(&mut self, ChildNews(event): ChildNews, context: &mut Context<Self>) {
+        let spi_in = self.child.sa.spi_in;
+        match event {
+            WorkerEvent::CeilingNeeded { used, .. } => {
+                let ceiling = self.child.ceiling.load(Ordering::Acquire);
+                let next = ceiling.max(used).saturating_add(self.block());
+                self.reserve(next, AfterStore::Raise(next), context);
+            }
+            WorkerEvent::PeerMoved { remote, .. } => {
+                self.child.move_to(Outer {
+                    remote,
+                    ..self.child.outer()
+                });
+                self.order(ike::Command::PeerMoved { remote });
+            }
+            WorkerEvent::SoftLimit { .. } => self.order(ike::Command::RekeyChild { spi_in, group: None }),
+            WorkerEvent::HardLimit { .. } => self.order(ike::Command::DeleteChild { spi_in }),
+            WorkerEvent::InstallFailed { reason, .. } => {
+                tracing::error!(spi_in = %format_args!("{spi_in:08x}"), reason, "a worker refuses an SA");
+                self.order(ike::Command::DeleteChild { spi_in });
+            }
+            WorkerEvent::FirstInbound { .. }
+            | WorkerEvent::StrayIke { .. }
+            | WorkerEvent::DeviceLost { .. }
+            | WorkerEvent::Idle { .. }
+            | WorkerEvent::Acquire { .. }
+            | WorkerEvent::Died { .. }
+            | WorkerEvent::Stats(_) => {}
+        }
+    }
+}
+
+impl Handler<Stored> for ChildSaActor {
+    type Result = ();
+
+    fn handle(&mut self, stored: Stored, _: &mut Context<Self>) {
+        while self
+            .waiting
+            .front()
+            .is_some_and(|(serial, _)| *serial <= stored.serial)
+        {
+            let Some((_, then)) = self.waiting.pop_front() else {
+                return;
+            };
+            match then {
+                AfterStore::Raise(ceiling) => {
+                    let spi_in = self.child.sa.spi_in;
+                    self.node
+                        .command(self.worker, WorkerCommand::RaiseCeiling { spi_in, ceiling });
+                }
+                AfterStore::Install { first_seq, ceiling } => self.install_now(first_seq, ceiling),
+            }
+        }
+    }
+}
+
+impl Handler<Reinstall> for ChildSaActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Reinstall, context: &mut Context<Self>) {
+        self.reinstall_above(context);
+    }
+}
+
+impl Handler<SetPeer> for ChildSaActor {
+    type Result = ();
+
+    fn handle(&mut self, peer: SetPeer, _: &mut Context<Self>) {
+        self.child.move_to(Outer {
+            local: peer.local,
+            remote: peer.remote,
+        });
+        let command = WorkerCommand::UpdatePeer {
+            spi_in: self.child.sa.spi_in,
+            remote: peer.remote,
+            local: Some(self.node.sockets.real_local(peer.local)),
+        };
+        self.node.command(self.worker, command);
+    }
+}
+
+impl Handler<Follow> for ChildSaActor {
+    type Result = ();
+
+    fn handle(&mut self, Follow { parent }: Follow, _: &mut Context<Self>) {
+        self.parent = parent;
+    }
+}
+
+impl Handler<Retire> for ChildSaActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Retire, context: &mut Context<Self>) {
+        let spi_in = self.child.sa.spi_in;
+        self.node
+            .children
+            .remove_if(&spi_in, |_, child| Arc::ptr_eq(child, &self.child));
+        self.node.command(self.worker, WorkerCommand::Remove { spi_in });
+        context.stop();
+    }
+}
+
+impl Handler<Fault> for ChildSaActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
+        fail()
+    }
+}

@@ -1,0 +1,242 @@
+//! The supervisor of one worker thread: starts it, hands its news on, counts its traffic, starts it again.
+//!
+//! The thread carries the packets and knows nothing of actors; its sockets and queues stay with the holder while it
+//! is started again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use actix::{Actor, AsyncContext as _, Context, Handler, Message};
+use dataplane::{SaStats, WorkerCommand, WorkerCounters, WorkerEvent};
+
+use super::{ChildNews, Datagram, Fault, Gone, Reinstall, Who, fail, panicked};
+use crate::node::Node;
+use crate::sa_record;
+use crate::session::{Totals, millis_since_1970};
+
+/// How often the worker's own counters are read.
+const COUNTERS_EVERY: Duration = Duration::from_secs(1);
+/// Wait before a worker that did not start is started again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Something that a worker thread says.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct News(pub WorkerEvent);
+
+/// The worker's own counters.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Counters(WorkerCounters);
+
+/// Supervises one worker thread.
+pub struct EspWorker {
+    node: Arc<Node>,
+    index: u8,
+    last: WorkerCounters,
+}
+
+impl EspWorker {
+    /// Supervised by Root.
+    #[must_use]
+    pub fn new(node: Arc<Node>, index: u8) -> Self {
+        Self {
+            node,
+            index,
+            last: WorkerCounters::default(),
+        }
+    }
+
+    fn start_thread(&mut self, context: &mut Context<Self>) {
+        match self.node.start_worker(self.index) {
+            Ok(()) => {
+                self.last = WorkerCounters::default();
+                for child in self.node.children.iter() {
+                    if dataplane::worker_of_spi(*child.key()) == self.index
+                        && let Some(addr) = child.addr.load_full()
+                    {
+                        // One for each SA of the worker: bounded by the limit of sessions.
+                        addr.do_send(Reinstall);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(worker = self.index, %error, "a worker does not start, trying again");
+                context.run_later(RETRY, Self::start_thread);
+            }
+        }
+    }
+
+    fn account(&self, stats: &SaStats, now: SystemTime) {
+        let Some(child) = self
+            .node
+            .children
+            .get(&stats.spi_in)
+            .map(|child| Arc::clone(&child))
+        else {
+            return;
+        };
+        // A restarted worker counts from zero; the child's totals are what all of them have counted.
+        let Totals {
+            packets_in,
+            octets_in,
+            packets_out,
+            octets_out,
+        } = &child.totals;
+        let base = &child.base;
+        let grown =
+            |total: &std::sync::atomic::AtomicU64, base: &std::sync::atomic::AtomicU64, value: u64| {
+                let last = base.swap(value, Ordering::AcqRel);
+                let growth = if value >= last { value - last } else { value };
+                total.fetch_add(growth, Ordering::AcqRel);
+                growth
+            };
+        let received = (
+            grown(octets_in, &base.octets_in, stats.octets_in),
+            grown(packets_in, &base.packets_in, stats.packets_in),
+        );
+        let sent = (
+            grown(octets_out, &base.octets_out, stats.octets_out),
+            grown(packets_out, &base.packets_out, stats.packets_out),
+        );
+        self.node
+            .metrics
+            .traffic(&child.tenant, "in", received.0, received.1);
+        self.node.metrics.traffic(&child.tenant, "out", sent.0, sent.1);
+        child.highest_in.fetch_max(stats.highest_in_seq, Ordering::AcqRel);
+        if let Some(seen) = stats.last_in.and_then(|ago| now.checked_sub(ago)) {
+            child
+                .last_in_millis
+                .fetch_max(millis_since_1970(seen), Ordering::AcqRel);
+        }
+    }
+
+    /// Stores how far the inbound windows have come.
+    fn checkpoint(&self) {
+        for child in self.node.children.iter() {
+            let highest = child.highest_in.load(Ordering::Acquire);
+            if dataplane::worker_of_spi(*child.key()) == self.index
+                && highest > child.checkpoint.load(Ordering::Acquire)
+                && sa_record::put_checkpoint(&self.node.records, *child.key(), highest).is_ok()
+            {
+                child.checkpoint.store(highest, Ordering::Release);
+            }
+        }
+    }
+}
+
+impl Actor for EspWorker {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        let slot = self.node.worker(self.index);
+        // The successor of an actor that panicked finds the thread at work.
+        if slot.is_none_or(|slot| !slot.runs()) {
+            self.start_thread(context);
+        }
+        context.run_interval(COUNTERS_EVERY, |this, context| {
+            let addr = context.address();
+            this.node.command(
+                this.index,
+                WorkerCommand::ReadCounters(Box::new(move |counters| addr.do_send(Counters(counters)))),
+            );
+        });
+        let every = Duration::from_secs(self.node.config.limits.checkpoint_secs.into());
+        context.run_interval(every, |this, _| this.checkpoint());
+    }
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        self.node.tell_root(Gone {
+            who: Who::EspWorker(self.index),
+            panicked: panicked(),
+        });
+    }
+}
+
+impl Handler<News> for EspWorker {
+    type Result = ();
+
+    fn handle(&mut self, News(event): News, context: &mut Context<Self>) {
+        match &event {
+            WorkerEvent::CeilingNeeded { spi_in, .. }
+            | WorkerEvent::FirstInbound { spi_in, .. }
+            | WorkerEvent::PeerMoved { spi_in, .. }
+            | WorkerEvent::SoftLimit { spi_in, .. }
+            | WorkerEvent::HardLimit { spi_in, .. }
+            | WorkerEvent::InstallFailed { spi_in, .. }
+            | WorkerEvent::Idle { spi_in, .. } => {
+                let addr = self
+                    .node
+                    .children
+                    .get(spi_in)
+                    .and_then(|child| child.addr.load_full());
+                if addr.is_some_and(|addr| addr.try_send(ChildNews(event)).is_err()) {
+                    self.node.metrics.refusal("child_sa");
+                }
+            }
+            WorkerEvent::Died { worker, message } => {
+                tracing::error!(worker, message, "a worker died and is started again");
+                self.node.metrics.restart("worker_thread");
+                if let Some(slot) = self.node.worker(self.index) {
+                    slot.restarts.fetch_add(1, Ordering::Relaxed);
+                }
+                self.start_thread(context);
+            }
+            WorkerEvent::Stats(all) => {
+                let now = SystemTime::now();
+                for stats in all {
+                    self.account(stats, now);
+                }
+            }
+            WorkerEvent::StrayIke { local, remote, bytes } => {
+                let stray = Datagram {
+                    local: *local,
+                    remote: *remote,
+                    bytes: bytes.clone(),
+                };
+                let taken = self
+                    .node
+                    .listener
+                    .load_full()
+                    .is_some_and(|addr| addr.try_send(stray).is_ok());
+                if !taken {
+                    self.node.metrics.refusal("listener");
+                }
+            }
+            WorkerEvent::DeviceLost { domain, .. } => self.node.domains.lost(*domain),
+            // Nobody is called for traffic without an SA: clients open their tunnels themselves.
+            WorkerEvent::Acquire { .. } => {}
+        }
+    }
+}
+
+impl Handler<Counters> for EspWorker {
+    type Result = ();
+
+    fn handle(&mut self, Counters(counters): Counters, _: &mut Context<Self>) {
+        for (reason, count) in counters.drops.iter() {
+            let growth = count.saturating_sub(self.last.drops.get(reason));
+            if growth > 0 {
+                self.node.metrics.esp_drop(reason.name(), growth);
+            }
+        }
+        if let Some(slot) = self.node.worker(self.index) {
+            slot.publish(&counters);
+        }
+        if self.index == 0 {
+            self.node
+                .metrics
+                .half_open(self.node.half_open.load(Ordering::Relaxed).into());
+        }
+        self.last = counters;
+    }
+}
+
+impl Handler<Fault> for EspWorker {
+    type Result = ();
+
+    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
+        fail()
+    }
+}

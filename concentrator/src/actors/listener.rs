@@ -1,0 +1,249 @@
+//! Reads the IKE sockets, has every datagram screened, and hands it to the actor of its IKE SA.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use actix::prelude::SendError;
+use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, StreamHandler};
+use futures::stream;
+use ike::gate::{Gate, Load, Verdict};
+use ike::wire::Spi;
+use tokio::io::Interest;
+
+use super::{Datagram, Fault, Gone, NewSa, Who, fail, panicked};
+use crate::dispatch::Opening;
+use crate::node::Node;
+use crate::sockets::{IkeSocket, NAT_PORT, RECEIVE_MAX};
+
+/// Datagrams read from one socket before the others have their turn.
+const BATCH: usize = 64;
+
+/// Messages that workers may leave for the Listener.
+const MAILBOX: usize = 1_024;
+
+/// One datagram as it was read.
+struct Received {
+    from: SocketAddr,
+    bytes: Vec<u8>,
+}
+
+/// What one socket had to read.
+struct Batch {
+    to: SocketAddr,
+    received: Vec<Received>,
+}
+
+/// Reads the IKE sockets.
+pub struct Listener {
+    node: Arc<Node>,
+    gate: Gate,
+}
+
+impl Listener {
+    /// Supervised by Root. The sockets belong to the node: they outlive this actor.
+    #[must_use]
+    pub fn new(node: Arc<Node>) -> Self {
+        let gate = node.gate();
+        Self { node, gate }
+    }
+
+    fn screen(&mut self, now: Instant, to: SocketAddr, datagram: Received) {
+        let Received { from, bytes } = datagram;
+        let half_open = self.node.half_open.load(Ordering::Relaxed) as usize;
+        match self.gate.screen(
+            now,
+            from,
+            to,
+            &bytes,
+            Load {
+                half_open,
+                busy: self.node.authenticator.busy(),
+            },
+        ) {
+            Verdict::Drop(reason) => self.node.metrics.gate_drop(reason.name()),
+            Verdict::Reply(answer) => self.node.sockets.answer(to, from, &answer),
+            Verdict::Existing {
+                spi_i,
+                spi_r,
+                is_from_initiator,
+            } => {
+                let ours = if is_from_initiator { spi_r } else { spi_i };
+                self.existing(
+                    ours,
+                    Datagram {
+                        local: to,
+                        remote: from,
+                        bytes,
+                    },
+                );
+            }
+            Verdict::Initial { spi_i, .. } => {
+                self.initial(
+                    spi_i,
+                    Datagram {
+                        local: to,
+                        remote: from,
+                        bytes,
+                    },
+                    now,
+                );
+            }
+        }
+    }
+
+    fn existing(&mut self, ours: Spi, datagram: Datagram) {
+        let Some(addr) = self.node.dispatch.find(ours) else {
+            match self.gate.unknown_spi(Instant::now(), &datagram.bytes) {
+                Verdict::Reply(answer) => self.node.sockets.answer(datagram.local, datagram.remote, &answer),
+                Verdict::Drop(reason) => self.node.metrics.gate_drop(reason.name()),
+                Verdict::Existing { .. } | Verdict::Initial { .. } => {}
+            }
+            return;
+        };
+        match addr.try_send(datagram) {
+            Ok(()) => {}
+            Err(SendError::Full(_)) => self.node.metrics.refusal("ike_sa"),
+            // It panicked and its successor is on the way: the peer sends again.
+            Err(SendError::Closed(_)) => self.node.metrics.gate_drop("restarting"),
+        }
+    }
+
+    fn initial(&self, spi_i: Spi, datagram: Datagram, arrived: Instant) {
+        let Datagram { local, remote, bytes } = datagram;
+        let opening = Opening { spi_i, local, remote };
+        if let Some(addr) = self.node.dispatch.opening(&opening) {
+            if addr.try_send(Datagram { local, remote, bytes }).is_err() {
+                self.node.metrics.refusal("ike_sa");
+            }
+            return;
+        }
+        if self.node.draining.load(Ordering::Relaxed) {
+            self.node.metrics.gate_drop("draining");
+            return;
+        }
+        let refused = match self.node.pending.load_full() {
+            Some(pending) => pending
+                .try_send(NewSa {
+                    opening,
+                    bytes,
+                    arrived,
+                })
+                .is_err(),
+            None => true,
+        };
+        if refused {
+            self.node.metrics.refusal("pending");
+        }
+    }
+}
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        context.set_mailbox_capacity(MAILBOX);
+        for socket in self.node.sockets.all() {
+            match socket.tokio() {
+                Ok(reader) => {
+                    context.add_stream(batches(reader, Arc::clone(socket)));
+                }
+                Err(error) => {
+                    tracing::error!(local = %socket.local(), %error, "a socket cannot be read");
+                    context.stop();
+                }
+            }
+        }
+    }
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        self.node.tell_root(Gone {
+            who: Who::Listener,
+            panicked: panicked(),
+        });
+    }
+}
+
+impl StreamHandler<Batch> for Listener {
+    fn handle(&mut self, batch: Batch, _: &mut Context<Self>) {
+        let now = Instant::now();
+        for received in batch.received {
+            self.screen(now, batch.to, received);
+        }
+    }
+
+    // One socket that ended is no reason for the others to end.
+    fn finished(&mut self, _: &mut Context<Self>) {}
+}
+
+/// An IKE message that arrived at an ESP socket, within a burst of ESP packets.
+impl Handler<Datagram> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, stray: Datagram, _: &mut Context<Self>) {
+        let to = SocketAddr::new(stray.local.ip(), NAT_PORT);
+        self.screen(
+            Instant::now(),
+            to,
+            Received {
+                from: stray.remote,
+                bytes: stray.bytes,
+            },
+        );
+    }
+}
+
+impl Handler<Fault> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
+        fail()
+    }
+}
+
+/// What a socket has to read, batch after batch.
+fn batches(reader: tokio::net::UdpSocket, socket: Arc<IkeSocket>) -> impl futures::Stream<Item = Batch> {
+    let buffer = vec![0; RECEIVE_MAX];
+    stream::unfold(
+        (reader, socket, buffer),
+        |(reader, socket, mut buffer)| async move {
+            loop {
+                if reader.readable().await.is_err() {
+                    return None;
+                }
+                let received = read(&reader, &socket, &mut buffer);
+                if !received.is_empty() {
+                    let batch = Batch {
+                        to: socket.canonical(),
+                        received,
+                    };
+                    return Some((batch, (reader, socket, buffer)));
+                }
+            }
+        },
+    )
+}
+
+/// What is there to read, up to a batch. The kernel may join datagrams of one peer to a burst.
+fn read(reader: &tokio::net::UdpSocket, socket: &IkeSocket, buffer: &mut [u8]) -> Vec<Received> {
+    let mut received = Vec::new();
+    for _ in 0..BATCH {
+        let burst = match reader.try_io(Interest::READABLE, || dataplane::receive_burst(reader, buffer)) {
+            Ok(burst) => burst,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            // An error of an earlier answer (ICMP): the next datagram is read all the same.
+            Err(_) => continue,
+        };
+        let octets = buffer.get(..burst.len).unwrap_or_default();
+        for datagram in octets.chunks(burst.segment.max(1)) {
+            if let Some(bytes) = socket.strip(datagram) {
+                received.push(Received {
+                    from: burst.from,
+                    bytes: bytes.to_vec(),
+                });
+            }
+        }
+    }
+    received
+}

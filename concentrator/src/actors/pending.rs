@@ -1,0 +1,119 @@
+//! The supervisor of IKE SAs whose tenant is not known: bounded, and nothing is carried on after a panic.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::{Actor, Context, Handler, Message};
+
+use super::{Begin, Datagram, Fault, Gone, IkeSaActor, Who, fail, panicked};
+use crate::dispatch::Opening;
+use crate::node::Node;
+use crate::tenant::Counted;
+
+/// Messages that wait for this supervisor: each is one new IKE SA.
+const MAILBOX: usize = 4_096;
+
+/// A first message that the gate let through.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct NewSa {
+    /// Names the set-up.
+    pub opening: Opening,
+    /// The IKE_SA_INIT request.
+    pub bytes: Vec<u8>,
+    /// When it was read.
+    pub arrived: Instant,
+}
+
+/// Makes IkeSaActors and owns them until their tenant is known.
+pub struct PendingSupervisor {
+    node: Arc<Node>,
+}
+
+impl PendingSupervisor {
+    /// Supervised by Root.
+    #[must_use]
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+impl Actor for PendingSupervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        context.set_mailbox_capacity(MAILBOX);
+    }
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        self.node.tell_root(Gone {
+            who: Who::Pending,
+            panicked: panicked(),
+        });
+    }
+}
+
+impl Handler<NewSa> for PendingSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, new: NewSa, _: &mut Context<Self>) {
+        let NewSa {
+            opening,
+            bytes,
+            arrived,
+        } = new;
+        let first = Datagram {
+            local: opening.local,
+            remote: opening.remote,
+            bytes,
+        };
+        // A retransmission that overtook the making of the actor.
+        if let Some(addr) = self
+            .node
+            .dispatch
+            .opening(&opening)
+            .filter(actix::Addr::connected)
+        {
+            if addr.try_send(first).is_err() {
+                self.node.metrics.refusal("ike_sa");
+            }
+            return;
+        }
+        let most = self.node.config.limits.half_open;
+        let Some(half_open) = Counted::take(&self.node.half_open, most) else {
+            self.node.metrics.gate_drop("half_open_limit");
+            return;
+        };
+        let begin = Begin {
+            id: self.node.next_session_id(),
+            opening,
+            first,
+            arrived,
+            half_open,
+        };
+        IkeSaActor::begin(&self.node, begin);
+    }
+}
+
+impl Handler<Gone> for PendingSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, gone: Gone, _: &mut Context<Self>) {
+        if gone.panicked {
+            if let Who::IkeSa(id) = gone.who {
+                self.node.authenticator.give_back(&self.node, id);
+            }
+            // Nothing of it was durable: its client's retransmission begins anew.
+            self.node.metrics.restart("ike_sa_pending");
+            tracing::error!(who = ?gone.who, "an IKE SA that was being set up panicked");
+        }
+    }
+}
+
+impl Handler<Fault> for PendingSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: Fault, _: &mut Context<Self>) {
+        fail()
+    }
+}

@@ -1,0 +1,336 @@
+//! Start-up, signals and shut-down: puts the node together and takes it apart.
+//!
+//! ```text
+//! stores ─► generation ─► registry ─► sockets ─► workers ─► routing domains ─► recovered SAs ─► Listener ─► API
+//! ```
+//!
+//! Nothing is read from a socket before every SA of the last run is back.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use actix::{Actor as _, System};
+use anyhow::Context as _;
+use dataplane::Holder;
+use store::{Durability, Embedded, Store};
+use tenants::{Attempts, Registry};
+use tokio::runtime::{Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::actors::{Order, Root, Serve, Stop};
+use crate::arbiters::Arbiters;
+use crate::backend::Backend;
+use crate::config::Config;
+use crate::exclusive::{self, StateLock};
+use crate::generation::{self, Generations, Records};
+use crate::keylog::KeyLogWriter;
+use crate::management::{self, Servers};
+use crate::node::{Node, Parts};
+use crate::recovery;
+use crate::seal::Sealer;
+use crate::sockets::{IkeSocket, Sockets};
+use crate::telemetry::{Telemetry, serve_prometheus};
+
+/// Wait before routing domains that could not be attached are tried again.
+const DOMAIN_RETRY: Duration = Duration::from_secs(5);
+
+/// A daemon that serves.
+pub struct Running {
+    /// What its parts share.
+    pub node: Arc<Node>,
+    telemetry: Arc<Telemetry>,
+    servers: Servers,
+    runtime: Handle,
+    _lock: StateLock,
+}
+
+/// Runs the daemon until it is told to stop. Blocks.
+///
+/// # Errors
+/// It cannot start: the message says which step failed and why.
+pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
+    let runtime = Runtime::new().context("the asynchronous runtime")?;
+    let handle = runtime.handle().clone();
+    let result = System::new().block_on(async move {
+        let running = launch(config, config_path, handle).await?;
+        running.until_stopped().await;
+        running.stop().await;
+        Ok(())
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Starts everything. Call it within an actix system; `runtime` runs what is no actor.
+///
+/// # Errors
+/// See [`run`].
+pub async fn launch(
+    config: Config,
+    config_path: Option<PathBuf>,
+    runtime: Handle,
+) -> anyhow::Result<Running> {
+    make_directory(&config.state_directory)?;
+    let telemetry = {
+        let _within = runtime.enter();
+        Arc::new(Telemetry::start(&config)?)
+    };
+    telemetry.install_log(&config)?;
+    warn_of_debug(&config);
+
+    let lock = exclusive::lock_state(&config.state_directory).await?;
+    let sealer = Sealer::open_or_create(&config.seal_key_file())?;
+    let configuration: Arc<dyn Store> =
+        Arc::new(Embedded::open(&config.configuration_store(), Durability::Full)?);
+    let sa_store: Arc<dyn Store> = Arc::new(Embedded::open(&config.sa_store(), Durability::Normal)?);
+    let start = generation::start(configuration.as_ref(), &config.state_directory).await?;
+    if start.records != Records::Keep {
+        tracing::warn!(why = ?start.records, "SA records of earlier starts are dropped");
+        recovery::drop_all(sa_store.as_ref()).await?;
+    }
+    // It follows the store with a task: on the runtime, not on an arbiter.
+    let open = Registry::open(
+        Arc::clone(&configuration),
+        Arc::new(sealer.clone()),
+        Arc::new(crate::policy::Proposals),
+    );
+    let registry = runtime.spawn(open).await??;
+    let attempts = Arc::new(Attempts::new());
+
+    let ports = [config.listen.ike_port, config.listen.nat_port];
+    exclusive::wait_for_ports(&config.listen.addresses, &ports).await?;
+    let holder = Holder::open(plane(&config)).context("sockets")?;
+    let sockets: std::io::Result<Vec<IkeSocket>> = holder
+        .ike_sockets()?
+        .into_iter()
+        .map(|found| IkeSocket::new(found.socket, found.local, found.nat))
+        .collect();
+    let metrics = telemetry.metrics(config.limits.tenant_labels);
+    let arbiters = Arbiters::start(config.threads.control, &metrics);
+    let key_log = match &config.debug.key_log {
+        Some(directory) => Some(KeyLogWriter::open(directory).context("debug.key_log")?),
+        None => None,
+    };
+    let generations = Generations::new(Arc::clone(&configuration), &config.state_directory);
+    let node = Node::new(Parts {
+        start,
+        generations,
+        metrics,
+        tracer: telemetry.tracer(),
+        registry,
+        attempts,
+        sa_store,
+        sealer,
+        arbiters,
+        holder,
+        sockets: Sockets::new(sockets?),
+        runtime: runtime.clone(),
+        key_log,
+        config,
+    });
+    let root = Root::new(Arc::clone(&node)).start();
+
+    let complete = reconcile(&node).await;
+    let report = recovery::load_all(&node).await?;
+    root.send(Serve).await.context("the supervisor")?;
+    let backend = Arc::new(Backend::new(Arc::clone(&node), config_path));
+    let servers = runtime
+        .spawn(management::serve(Arc::clone(&node), Arc::clone(&backend)))
+        .await??;
+    if let Some(listen) = node.config.telemetry.prometheus_listen {
+        let registry = telemetry.registry();
+        let (bound, server) = runtime
+            .spawn(serve_prometheus(listen, registry))
+            .await?
+            .context("telemetry.prometheus_listen")?;
+        tracing::info!(%bound, "prometheus");
+        runtime.spawn(server);
+    }
+    runtime.spawn(follow_registry(Arc::clone(&node), complete));
+    tracing::info!(
+        generation = node.start.generation,
+        restored = report.restored,
+        dropped = report.dropped,
+        "ready"
+    );
+    Ok(Running {
+        node,
+        telemetry,
+        servers,
+        runtime,
+        _lock: lock,
+    })
+}
+
+impl Running {
+    /// Waits for SIGTERM, SIGINT or a reason of the node's own. SIGHUP reloads.
+    pub async fn until_stopped(&self) {
+        let signals = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::hangup()),
+        );
+        let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
+            self.node.stop.notified().await;
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                () = self.node.stop.notified() => return,
+                _ = hangup.recv() => self.servers.reload().await,
+            }
+        }
+    }
+
+    /// Stops taking logins, finishes what runs, stores what is queued, closes everything. SAs stay restorable.
+    pub async fn stop(self) {
+        let node = &self.node;
+        node.draining.store(true, Ordering::Relaxed);
+        let shutdown = &node.config.shutdown;
+        let until = Instant::now() + Duration::from_secs(shutdown.drain_secs.into());
+        tracing::info!(sessions = node.sessions.len(), "draining");
+        if shutdown.send_deletes {
+            for session in node.sessions.page(None, usize::MAX) {
+                if let Some(addr) = session.addr.load_full() {
+                    addr.do_send(Order(ike::Command::Close));
+                }
+            }
+        }
+        while Instant::now() < until && !self.drained() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if !node.records.is_empty() {
+            tracing::warn!(
+                records = node.records.len(),
+                "records could not be stored in time"
+            );
+        }
+        node.stop_workers();
+        if let Some(root) = node.root.load_full() {
+            let _ = root.send(Stop).await;
+        }
+        node.arbiters.stop();
+        self.servers.stop().await;
+        tracing::info!("stopped");
+        let telemetry = Arc::clone(&self.telemetry);
+        let _ = self.runtime.spawn_blocking(move || telemetry.shutdown()).await;
+    }
+
+    /// Ends at once, as a killed process does: nothing is drained, told or stored. For tests.
+    pub async fn abandon(self) {
+        self.node.stop_workers();
+        if let Some(root) = self.node.root.load_full() {
+            let _ = root.send(Stop).await;
+        }
+        self.node.arbiters.stop();
+        self.servers.stop().await;
+    }
+
+    fn drained(&self) -> bool {
+        let node = &self.node;
+        let deleted = !node.config.shutdown.send_deletes || node.sessions.is_empty();
+        node.records.is_empty() && deleted && node.half_open.load(Ordering::Relaxed) == 0
+    }
+
+    /// Sends buffered telemetry: for tests.
+    pub async fn flush_telemetry(&self) {
+        let telemetry = Arc::clone(&self.telemetry);
+        let _ = self.runtime.spawn_blocking(move || telemetry.flush()).await;
+    }
+}
+
+fn make_directory(path: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("state_directory {}", path.display()))
+}
+
+fn warn_of_debug(config: &Config) {
+    if let Some(directory) = &config.debug.key_log {
+        tracing::warn!(
+            directory = %directory.display(),
+            "debug.key_log is on: the keys of every session are written to disk"
+        );
+    }
+    if config.debug.fault_injection {
+        tracing::warn!("debug.fault_injection is on: the management API can make parts of this node panic");
+    }
+}
+
+fn plane(config: &Config) -> dataplane::Config {
+    dataplane::Config {
+        listen: config.listen.addresses.clone(),
+        ike_port: config.listen.ike_port,
+        nat_port: config.listen.nat_port,
+        workers: config.threads.workers,
+        cores: if config.threads.pin_workers {
+            (0..usize::from(config.threads.workers)).collect()
+        } else {
+            Vec::new()
+        },
+        raw_esp: config.listen.raw_esp,
+        ..dataplane::Config::default()
+    }
+}
+
+/// Attaches and detaches routing domains; true when all are as configured.
+async fn reconcile(node: &Arc<Node>) -> bool {
+    let owned = Arc::clone(node);
+    let work = move || owned.domains.reconcile(&owned.registry, &owned.holder);
+    node.authenticator.block(work).await.unwrap_or(false)
+}
+
+/// Follows the registry: routing domains, and sessions of tenants and connections that are gone.
+async fn follow_registry(node: Arc<Node>, mut complete: bool) {
+    let mut changes = node.registry.changes();
+    loop {
+        let retry = async {
+            if complete {
+                std::future::pending().await
+            } else {
+                tokio::time::sleep(DOMAIN_RETRY).await
+            }
+        };
+        let changed = tokio::select! {
+            changed = changes.recv() => changed.map(|_| ()),
+            () = node.domains.wanted_again() => Ok(()),
+            () = retry => Ok(()),
+        };
+        if matches!(changed, Err(tokio::sync::broadcast::error::RecvError::Closed)) {
+            return;
+        }
+        // Many changes come together (an apply): look once for all of them.
+        while changes.try_recv().is_ok() {}
+        node.policies.forget();
+        end_orphans(&node);
+        complete = reconcile(&node).await;
+    }
+}
+
+/// Ends sessions whose tenant or connection is gone or disabled.
+fn end_orphans(node: &Node) {
+    for session in node.sessions.page(None, usize::MAX) {
+        let facts = &session.facts;
+        let tenant = node
+            .registry
+            .tenant(&facts.tenant)
+            .is_some_and(|tenant| !tenant.disabled);
+        let stays = tenant
+            && node
+                .registry
+                .connection(&facts.tenant, &facts.connection)
+                .is_some_and(|connection| !connection.disabled);
+        if !stays && let Some(addr) = session.addr.load_full() {
+            session.update(|standing| standing.state = "closing");
+            node.sessions.changed(&session);
+            addr.do_send(Order(ike::Command::Close));
+        }
+    }
+}

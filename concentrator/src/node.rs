@@ -1,0 +1,385 @@
+//! What every actor of this node shares: addresses of the others, directories, limits, and the outside world.
+//!
+//! Nothing here waits: maps, counters and queues only. What is slow has an actor or a task of its own.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use actix::Addr;
+use arc_swap::ArcSwapOption;
+use crypto::SystemRandom;
+use dashmap::DashMap;
+use dataplane::{Holder, WorkerCommand, WorkerHandle};
+use ike::gate::{Gate, GateConfig};
+use ike::{Context, InitPolicy, Timing};
+use opentelemetry_sdk::trace::SdkTracer;
+use store::Store;
+use tenants::{Attempts, Registry};
+use tokio::sync::Notify;
+
+use crate::actors::{EnsureTenant, EspWorker, Gone, Listener, News, PendingSupervisor, Replicator, Root};
+use crate::arbiters::Arbiters;
+use crate::authenticator::Authenticator;
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::dispatch::Dispatch;
+use crate::domains::Domains;
+use crate::generation::{Generations, Start};
+use crate::keylog::KeyLogWriter;
+use crate::log_limit::LogLimit;
+use crate::policy::Policies;
+use crate::records::Records;
+use crate::seal::Sealer;
+use crate::session::Child;
+use crate::sockets::Sockets;
+use crate::spis::Spis;
+use crate::telemetry::Metrics;
+use crate::tenant::Tenants;
+
+/// One worker thread as the node sees it.
+pub struct WorkerSlot {
+    /// Its supervisor; replaced when that one panicked.
+    pub actor: ArcSwapOption<Addr<EspWorker>>,
+    /// The thread.
+    handle: Mutex<Option<WorkerHandle>>,
+    running: AtomicBool,
+    /// How often the thread was started again.
+    pub restarts: AtomicU32,
+    /// Packets in, packets out, drops as last read.
+    pub counted: [AtomicU64; 3],
+}
+
+impl WorkerSlot {
+    fn new() -> Self {
+        Self {
+            actor: ArcSwapOption::empty(),
+            handle: Mutex::new(None),
+            running: AtomicBool::new(false),
+            restarts: AtomicU32::new(0),
+            counted: Default::default(),
+        }
+    }
+
+    /// Whether the thread is at work.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
+    /// Keeps what the management API shows of the counters.
+    pub fn publish(&self, counters: &dataplane::WorkerCounters) {
+        for (cell, value) in
+            self.counted
+                .iter()
+                .zip([counters.outer_in, counters.outer_out, counters.drops.total()])
+        {
+            cell.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Everything that the parts of the node share.
+pub struct Node {
+    /// The file that the daemon was started with.
+    pub config: Config,
+    /// This start.
+    pub start: Start,
+    /// When it was.
+    pub started: SystemTime,
+    /// Takes generations for actors that are made again.
+    pub generations: Generations,
+    /// The instruments.
+    pub metrics: Metrics,
+    /// Makes spans.
+    pub tracer: SdkTracer,
+    /// Who may connect.
+    pub registry: Arc<Registry>,
+    /// What came of every login.
+    pub attempts: Arc<Attempts>,
+    /// SA records.
+    pub sa_store: Arc<dyn Store>,
+    /// Records on their way there.
+    pub records: Arc<Records>,
+    /// Seals them.
+    pub sealer: Sealer,
+    /// Threads of the actors.
+    pub arbiters: Arbiters,
+    /// Sockets and TUN queues.
+    pub holder: Arc<Holder>,
+    /// The IKE sockets of it.
+    pub sockets: Sockets,
+    /// Routing domains of the tenants.
+    pub domains: Domains,
+    /// What is accepted from peers that are not known.
+    pub policies: Policies,
+    /// Decides who may come in.
+    pub authenticator: Authenticator,
+    /// From SPIs to actors.
+    pub dispatch: Dispatch,
+    /// Live sessions.
+    pub sessions: Directory,
+    /// Live child SAs by inbound SPI.
+    pub children: DashMap<u32, Arc<Child>>,
+    /// Tenants at run time.
+    pub tenants: Tenants,
+    /// SPIs that are taken.
+    pub spis: Arc<Spis>,
+    /// IKE SAs that are not authenticated.
+    pub half_open: Arc<AtomicU32>,
+    /// Key tables for tshark.
+    pub key_log: Option<KeyLogWriter>,
+    /// Bounds log lines that strangers can cause.
+    pub log_limit: LogLimit,
+    /// No new logins.
+    pub draining: AtomicBool,
+    /// The process is to end.
+    pub stop: Notify,
+    /// See [`Root`].
+    pub root: ArcSwapOption<Addr<Root>>,
+    /// See [`Listener`].
+    pub listener: ArcSwapOption<Addr<Listener>>,
+    /// See [`PendingSupervisor`].
+    pub pending: ArcSwapOption<Addr<PendingSupervisor>>,
+    /// See [`Replicator`].
+    pub replicator: ArcSwapOption<Addr<Replicator>>,
+    workers: Vec<WorkerSlot>,
+    stopping: AtomicBool,
+    next_session: AtomicU64,
+}
+
+/// What a node is made of.
+pub struct Parts {
+    /// See [`Node`].
+    pub config: Config,
+    /// See [`Node`].
+    pub start: Start,
+    /// See [`Node`].
+    pub generations: Generations,
+    /// See [`Node`].
+    pub metrics: Metrics,
+    /// See [`Node`].
+    pub tracer: SdkTracer,
+    /// See [`Node`].
+    pub registry: Arc<Registry>,
+    /// See [`Node`].
+    pub attempts: Arc<Attempts>,
+    /// See [`Node`].
+    pub sa_store: Arc<dyn Store>,
+    /// See [`Node`].
+    pub sealer: Sealer,
+    /// See [`Node`].
+    pub arbiters: Arbiters,
+    /// See [`Node`].
+    pub holder: Holder,
+    /// See [`Node`].
+    pub sockets: Sockets,
+    /// The runtime of everything that is not an actor.
+    pub runtime: tokio::runtime::Handle,
+    /// See [`Node`].
+    pub key_log: Option<KeyLogWriter>,
+}
+
+impl Node {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let config = parts.config;
+        // Numbers of sessions never repeat over starts: the generation is part of them.
+        let first_session = u64::from(parts.start.generation) << 48;
+        Arc::new(Self {
+            start: parts.start,
+            started: SystemTime::now(),
+            generations: parts.generations,
+            metrics: parts.metrics,
+            tracer: parts.tracer,
+            registry: parts.registry,
+            attempts: parts.attempts,
+            sa_store: parts.sa_store,
+            records: Records::new(config.limits.records_queued as usize),
+            sealer: parts.sealer,
+            arbiters: parts.arbiters,
+            holder: Arc::new(parts.holder),
+            sockets: parts.sockets,
+            domains: Domains::new(),
+            policies: Policies::default(),
+            authenticator: Authenticator::new(parts.runtime, &config),
+            dispatch: Dispatch::default(),
+            sessions: Directory::new(),
+            children: DashMap::new(),
+            tenants: Tenants::new(config.limits.authentications_per_tenant),
+            spis: Arc::new(Spis::new()),
+            half_open: Arc::default(),
+            key_log: parts.key_log,
+            log_limit: LogLimit::new(50),
+            draining: AtomicBool::new(false),
+            stop: Notify::new(),
+            root: ArcSwapOption::empty(),
+            listener: ArcSwapOption::empty(),
+            pending: ArcSwapOption::empty(),
+            replicator: ArcSwapOption::empty(),
+            workers: (0..config.threads.workers).map(|_| WorkerSlot::new()).collect(),
+            stopping: AtomicBool::new(false),
+            next_session: AtomicU64::new(first_session + 1),
+            config,
+        })
+    }
+
+    /// The upper 16 bits of every IV made from here on.
+    #[must_use]
+    pub fn generation(&self) -> u16 {
+        self.start.generation
+    }
+
+    /// A number that no session has had.
+    #[must_use]
+    pub fn next_session_id(&self) -> u64 {
+        self.next_session.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What a core needs from outside.
+    #[must_use]
+    pub fn ike_context(&self, generation: u16) -> Context {
+        Context {
+            random: Box::new(SystemRandom),
+            spis: Arc::clone(&self.spis) as Arc<dyn ike::SpiAllocator>,
+            generation,
+            key_log: self.key_log.is_some(),
+            timing: Timing {
+                half_open: self.config.half_open_time(),
+                ..Timing::default()
+            },
+        }
+    }
+
+    /// What is accepted from a peer that called `local`, before it is known.
+    #[must_use]
+    pub fn init_policy(&self, local: SocketAddr) -> Arc<InitPolicy> {
+        self.policies.at(&self.registry, local.ip())
+    }
+
+    /// A gate with secrets of its own.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
+        let config = GateConfig {
+            cookie_threshold: self.config.limits.cookie_threshold as usize,
+            ..GateConfig::default()
+        };
+        Gate::new(Instant::now(), config, Box::new(SystemRandom))
+    }
+
+    /// Tells the supervisor of supervisors. Bounded: once in the life of an actor.
+    pub fn tell_root(&self, gone: Gone) {
+        if let Some(root) = self.root.load_full() {
+            root.do_send(gone);
+        }
+    }
+
+    /// Tells the supervisor of SAs without a tenant. Bounded: once in the life of an actor.
+    pub fn tell_pending(&self, gone: Gone) {
+        if let Some(pending) = self.pending.load_full() {
+            pending.do_send(gone);
+        }
+    }
+
+    /// Tells a tenant's supervisor. Bounded: once for each session, once for each panic.
+    pub fn tell_tenant<M>(&self, tenant: &str, message: M)
+    where
+        M: actix::Message<Result = ()> + Send + 'static,
+        crate::actors::TenantSupervisor: actix::Handler<M>,
+    {
+        match self.tenants.share(tenant).supervisor.load_full() {
+            Some(supervisor) => supervisor.do_send(message),
+            // It is being made: when it starts it looks at every session of its tenant.
+            None => self.ensure_tenant(tenant),
+        }
+    }
+
+    /// Makes sure that a tenant has a supervisor.
+    pub fn ensure_tenant(&self, tenant: &str) {
+        let share = self.tenants.share(tenant);
+        if share
+            .supervisor
+            .load()
+            .as_ref()
+            .is_none_or(|addr| !addr.connected())
+            && let Some(root) = self.root.load_full()
+        {
+            root.do_send(EnsureTenant(tenant.to_owned()));
+        }
+    }
+
+    /// One worker.
+    #[must_use]
+    pub fn worker(&self, index: u8) -> Option<&WorkerSlot> {
+        self.workers.get(usize::from(index))
+    }
+
+    /// All workers, by index.
+    #[must_use]
+    pub fn workers(&self) -> &[WorkerSlot] {
+        &self.workers
+    }
+
+    /// Starts a worker's thread, again or for the first time.
+    ///
+    /// # Errors
+    /// The holder refuses.
+    pub fn start_worker(self: &Arc<Self>, index: u8) -> Result<(), dataplane::StartError> {
+        let Some(slot) = self.worker(index) else {
+            return Ok(());
+        };
+        let node = Arc::downgrade(self);
+        let handle = self.holder.start_worker(
+            index,
+            Box::new(move |event| {
+                let Some(node) = node.upgrade() else { return };
+                let Some(slot) = node.worker(index) else { return };
+                if matches!(event, dataplane::WorkerEvent::Died { .. }) {
+                    slot.running.store(false, Ordering::Release);
+                }
+                if let Some(actor) = slot.actor.load_full() {
+                    // Bounded: a worker says each thing about an SA once, and counts once a second.
+                    actor.do_send(News(event));
+                }
+            }),
+        )?;
+        slot.running.store(true, Ordering::Release);
+        *slot.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+        Ok(())
+    }
+
+    /// Tells a worker's thread something. What a dead one misses is made good by installing again.
+    pub fn command(&self, index: u8, command: WorkerCommand) {
+        let Some(slot) = self.worker(index) else { return };
+        if let Some(handle) = slot
+            .handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+        {
+            let _ = handle.send(command);
+        }
+    }
+
+    /// Whether the process is ending.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Ends the workers and waits for them: their sockets close with the holder.
+    pub fn stop_workers(&self) {
+        self.stopping.store(true, Ordering::Release);
+        for index in 0..self.config.threads.workers {
+            self.holder.stop_worker(index);
+        }
+    }
+
+    /// How long the node has been up.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed().unwrap_or_default()
+    }
+}

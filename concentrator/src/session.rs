@@ -1,0 +1,360 @@
+//! The directory of live sessions: what the management API shows, and what an actor's successor needs to find.
+//!
+//! A [`Session`] outlives the actors that serve it: when an IkeSaActor panics, its children's [`Child`] entries, the
+//! counters and the address of the session stay here until the next one has taken over.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actix::Addr;
+use arc_swap::ArcSwapOption;
+use ike::ChildSa;
+use serde::{Deserialize, Serialize};
+
+use crate::actors::{ChildSaActor, IkeSaActor};
+use crate::authenticator::Lease;
+
+/// What is known of a session for its whole life; part of its record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Names the session over rekeys, restarts and actors.
+    pub id: u64,
+    /// The tenant it was admitted to.
+    pub tenant: String,
+    /// The connection that was chosen.
+    pub connection: String,
+    /// The identity that the peer proved, as text.
+    pub peer_id: String,
+    /// The identity that we proved, as text.
+    pub local_id: String,
+    /// Virtual addresses.
+    pub virtual_addresses: Vec<IpAddr>,
+    /// Those of them that came from pools.
+    pub leases: Vec<Lease>,
+    /// The ESP worker of the peer.
+    pub worker: u8,
+    /// The routing domain's number.
+    pub domain: u32,
+    /// When it was established, seconds since 1970.
+    pub established_secs: u64,
+    /// When its IKE SA is rekeyed or ends, seconds after it was established.
+    pub ike_lifetime_secs: u64,
+}
+
+/// What changes during the life of a session.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The initiator's IKE SPI, 16 hexadecimal digits.
+    pub spi_i: String,
+    /// The responder's.
+    pub spi_r: String,
+    /// Algorithms of the IKE SA.
+    pub suite: String,
+    /// Our outer address.
+    pub local: SocketAddr,
+    /// The peer's outer address.
+    pub remote: SocketAddr,
+    /// We are behind a NAT.
+    pub nat_local: bool,
+    /// The peer is.
+    pub nat_remote: bool,
+    /// `established`, `closing` or `restored`.
+    pub state: &'static str,
+    /// When the keys of the IKE SA were made.
+    pub keyed: SystemTime,
+}
+
+/// A live session.
+pub struct Session {
+    /// What does not change.
+    pub facts: Facts,
+    /// The actor that serves it; replaced when that one panicked.
+    pub addr: ArcSwapOption<Addr<IkeSaActor>>,
+    standing: Mutex<Standing>,
+    children: Mutex<BTreeMap<u32, Arc<Child>>>,
+    gone: Totals,
+}
+
+/// Packets and octets of inner packets, both ways.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Packets that came from the peer.
+    pub packets_in: AtomicU64,
+    /// Their octets.
+    pub octets_in: AtomicU64,
+    /// Packets to the peer.
+    pub packets_out: AtomicU64,
+    /// Their octets.
+    pub octets_out: AtomicU64,
+}
+
+impl Totals {
+    fn add(&self, other: &Self) {
+        for (mine, theirs) in [
+            (&self.packets_in, &other.packets_in),
+            (&self.octets_in, &other.octets_in),
+            (&self.packets_out, &other.packets_out),
+            (&self.octets_out, &other.octets_out),
+        ] {
+            mine.fetch_add(theirs.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Packets in, octets in, packets out, octets out.
+    #[must_use]
+    pub fn read(&self) -> [u64; 4] {
+        [
+            self.packets_in.load(Ordering::Relaxed),
+            self.octets_in.load(Ordering::Relaxed),
+            self.packets_out.load(Ordering::Relaxed),
+            self.octets_out.load(Ordering::Relaxed),
+        ]
+    }
+}
+
+/// The two outer addresses of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outer {
+    /// Ours, with the canonical port.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+}
+
+/// One child SA, as its actor, its worker's statistics and the management API share it.
+pub struct Child {
+    /// The SA with its keys.
+    pub sa: ChildSa,
+    /// The session it belongs to.
+    pub session: u64,
+    /// The tenant, for metrics.
+    pub tenant: String,
+    /// The routing domain.
+    pub domain: u32,
+    /// When it was made.
+    pub made: SystemTime,
+    /// How many SAs it has replaced, one after the other.
+    pub rekeys: u32,
+    /// The actor that serves it.
+    pub addr: ArcSwapOption<Addr<ChildSaActor>>,
+    /// Traffic.
+    pub totals: Totals,
+    /// What the worker had counted at its last report: it counts from zero when it is started again.
+    pub base: Totals,
+    /// When the last authentic packet came, milliseconds since 1970; 0: none yet.
+    pub last_in_millis: AtomicU64,
+    /// The highest sequence number received.
+    pub highest_in: AtomicU64,
+    /// The highest one that is in the store.
+    pub checkpoint: AtomicU64,
+    /// Sequence numbers below this are reserved in the store.
+    pub ceiling: AtomicU64,
+    outer: Mutex<Outer>,
+}
+
+impl Child {
+    /// A child that has carried nothing.
+    #[must_use]
+    pub fn new(sa: ChildSa, facts: &Facts, rekeys: u32, ceiling: u64, checkpoint: u64) -> Arc<Self> {
+        Self::made_at(SystemTime::now(), sa, facts, rekeys, ceiling, checkpoint)
+    }
+
+    /// A child that was made earlier: one that is carried on.
+    #[must_use]
+    pub fn made_at(
+        made: SystemTime,
+        sa: ChildSa,
+        facts: &Facts,
+        rekeys: u32,
+        ceiling: u64,
+        checkpoint: u64,
+    ) -> Arc<Self> {
+        let outer = Outer {
+            local: sa.local,
+            remote: sa.remote,
+        };
+        Arc::new(Self {
+            sa,
+            session: facts.id,
+            tenant: facts.tenant.clone(),
+            domain: facts.domain,
+            made,
+            rekeys,
+            addr: ArcSwapOption::empty(),
+            totals: Totals::default(),
+            base: Totals::default(),
+            last_in_millis: AtomicU64::new(0),
+            highest_in: AtomicU64::new(checkpoint),
+            checkpoint: AtomicU64::new(checkpoint),
+            ceiling: AtomicU64::new(ceiling),
+            outer: Mutex::new(outer),
+        })
+    }
+
+    /// Where its outer packets go between.
+    #[must_use]
+    pub fn outer(&self) -> Outer {
+        *lock(&self.outer)
+    }
+
+    /// The peer is elsewhere, or is reached from another address.
+    pub fn move_to(&self, outer: Outer) {
+        *lock(&self.outer) = outer;
+    }
+
+    /// How long ago the last authentic packet came.
+    #[must_use]
+    pub fn silent_for(&self, now: SystemTime) -> Option<Duration> {
+        match self.last_in_millis.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(Duration::from_millis(
+                millis_since_1970(now).saturating_sub(millis),
+            )),
+        }
+    }
+
+    /// As the management API shows it.
+    #[must_use]
+    pub fn message(&self) -> api::v1::ChildSa {
+        let [packets_in, octets_in, packets_out, octets_out] = self.totals.read();
+        let last = self.last_in_millis.load(Ordering::Relaxed);
+        api::v1::ChildSa {
+            spi_in: format!("{:08x}", self.sa.spi_in),
+            spi_out: format!("{:08x}", self.sa.spi_out),
+            suite: self.sa.suite.to_string(),
+            local_ts: self.sa.ts_local.iter().map(ToString::to_string).collect(),
+            remote_ts: self.sa.ts_remote.iter().map(ToString::to_string).collect(),
+            encapsulation: if self.sa.encap { "udp" } else { "raw" }.to_owned(),
+            established_time: Some(timestamp(self.made)),
+            rekey_time: self.sa.lifetime.soft.map(|soft| timestamp(self.made + soft)),
+            packets_in,
+            octets_in,
+            packets_out,
+            octets_out,
+            last_in_time: (last > 0).then(|| timestamp(UNIX_EPOCH + Duration::from_millis(last))),
+            rekeys: self.rekeys,
+            esn: self.sa.esn,
+        }
+    }
+}
+
+impl Session {
+    /// A session without children.
+    #[must_use]
+    pub fn new(facts: Facts, standing: Standing) -> Arc<Self> {
+        Arc::new(Self {
+            facts,
+            addr: ArcSwapOption::empty(),
+            standing: Mutex::new(standing),
+            children: Mutex::default(),
+            gone: Totals::default(),
+        })
+    }
+
+    /// Its identifier in the management API.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{:016x}", self.facts.id)
+    }
+
+    /// Changes what changes.
+    pub fn update(&self, change: impl FnOnce(&mut Standing)) {
+        change(&mut lock(&self.standing));
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        lock(&self.standing).clone()
+    }
+
+    /// Its children.
+    #[must_use]
+    pub fn children(&self) -> Vec<Arc<Child>> {
+        lock(&self.children).values().cloned().collect()
+    }
+
+    /// One of its children.
+    #[must_use]
+    pub fn child(&self, spi_in: u32) -> Option<Arc<Child>> {
+        lock(&self.children).get(&spi_in).cloned()
+    }
+
+    /// Adds a child.
+    pub fn add(&self, child: Arc<Child>) {
+        lock(&self.children).insert(child.sa.spi_in, child);
+    }
+
+    /// Takes a child away; its traffic stays in the sum.
+    pub fn remove(&self, spi_in: u32) -> Option<Arc<Child>> {
+        let child = lock(&self.children).remove(&spi_in)?;
+        self.gone.add(&child.totals);
+        Some(child)
+    }
+
+    /// As the management API shows it.
+    #[must_use]
+    pub fn message(&self, node: &str) -> api::v1::Session {
+        let standing = self.standing();
+        let children = self.children();
+        let sum = Totals::default();
+        sum.add(&self.gone);
+        for child in &children {
+            sum.add(&child.totals);
+        }
+        let [packets_in, octets_in, packets_out, octets_out] = sum.read();
+        let facts = &self.facts;
+        api::v1::Session {
+            id: self.name(),
+            tenant: facts.tenant.clone(),
+            connection: facts.connection.clone(),
+            peer_id: facts.peer_id.clone(),
+            local_id: facts.local_id.clone(),
+            local_address: standing.local.to_string(),
+            remote_address: standing.remote.to_string(),
+            virtual_addresses: facts.virtual_addresses.iter().map(ToString::to_string).collect(),
+            spi_i: standing.spi_i,
+            spi_r: standing.spi_r,
+            ike_suite: standing.suite,
+            established_time: Some(timestamp(
+                UNIX_EPOCH + Duration::from_secs(facts.established_secs),
+            )),
+            ike_rekey_time: (facts.ike_lifetime_secs > 0)
+                .then(|| timestamp(standing.keyed + Duration::from_secs(facts.ike_lifetime_secs))),
+            nat_local: standing.nat_local,
+            nat_remote: standing.nat_remote,
+            children: children.iter().map(|child| child.message()).collect(),
+            node: node.to_owned(),
+            state: standing.state.to_owned(),
+            octets_in,
+            octets_out,
+            packets_in,
+            packets_out,
+            worker: u32::from(facts.worker),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these mutexes protect is whole after every statement: a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A time as the management API writes it.
+#[must_use]
+pub fn timestamp(time: SystemTime) -> prost_types::Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    prost_types::Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn millis_since_1970(time: SystemTime) -> u64 {
+    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
