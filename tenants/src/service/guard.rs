@@ -14,7 +14,7 @@ use crate::audit::Actor;
 /// How the callers of a listener are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// By the credentials of a Unix socket: root, and the daemon's own user, are operators.
+    /// By the credentials of a Unix socket: root is an operator, nobody else is let in.
     UnixSocket,
     /// By their TLS client certificates.
     ClientCertificates,
@@ -45,6 +45,14 @@ impl Caller {
             Role::TenantAdmin(_) => Err(self.not_theirs(asked)),
             Role::Operator | Role::Auditor if asked.is_empty() => Ok(None),
             Role::Operator | Role::Auditor => Ok(Some(asked.to_owned())),
+        }
+    }
+
+    /// The one tenant that the caller may see; `None`: all.
+    pub(crate) fn only_tenant(&self) -> Option<&str> {
+        match &self.role {
+            Role::TenantAdmin(own) => Some(own),
+            Role::Operator | Role::Auditor => None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The services of what lives: sessions, attempts, the node, the audit trail.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,6 +19,7 @@ use super::Services;
 use super::error::of_backend;
 use super::guard::Caller;
 use super::resources::page_size;
+use crate::attempts::Numbered;
 use crate::{AttemptFilter, SessionFilter};
 
 /// Sessions that one call may end.
@@ -181,12 +183,22 @@ impl SessionService for Services {
                 .disconnect(&ids, &reason)
                 .await
                 .map_err(|e| of_backend(&e))?;
-            let what = match ids.as_slice() {
-                [one] => one.clone(),
-                many => format!("{} sessions", many.len()),
-            };
-            self.note(&caller, "Session", &request.tenant, &what, "disconnect")
-                .await;
+            let gone: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
+            // A record for each tenant, so that each sees its own.
+            let mut ended: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            for session in sessions
+                .iter()
+                .filter(|session| gone.contains(session.id.as_str()))
+            {
+                ended.entry(&session.tenant).or_default().push(&session.id);
+            }
+            for (tenant, ids) in ended {
+                let what = match ids.as_slice() {
+                    [one] => (*one).to_owned(),
+                    many => format!("{} sessions", many.len()),
+                };
+                self.note(&caller, "Session", tenant, &what, "disconnect").await;
+            }
         }
         Ok(Response::new(v1::DisconnectResponse { ids }))
     }
@@ -235,7 +247,10 @@ impl AttemptService for Services {
             .filter(|_| more)
             .map(|last| last.id.to_string())
             .unwrap_or_default();
-        let attempts = found.iter().map(|entry| entry.record.to_api(entry.id)).collect();
+        let attempts = found
+            .iter()
+            .map(|entry| entry.record.to_api_within(entry.id, caller.only_tenant()))
+            .collect();
         Ok(Response::new(v1::ListAttemptsResponse {
             attempts,
             next_page_token,
@@ -255,10 +270,12 @@ impl AttemptService for Services {
             failed_only: request.failed_only,
             ..AttemptFilter::default()
         };
+        let only = caller.only_tenant().map(str::to_owned);
         // A reader that falls behind loses the oldest; the rest still comes.
         let stream = BroadcastStream::new(self.inner.attempts.watch()).filter_map(move |entry| {
             let wanted = entry.ok().filter(|entry| filter.matches(&entry.record));
-            future::ready(wanted.map(|entry: Arc<_>| Ok(entry.record.to_api(entry.id))))
+            let shown = |entry: Arc<Numbered>| Ok(entry.record.to_api_within(entry.id, only.as_deref()));
+            future::ready(wanted.map(shown))
         });
         Ok(Response::new(stream.boxed()))
     }

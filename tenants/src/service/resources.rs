@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use super::error::of_registry;
 use super::guard::Caller;
+use crate::object::Object;
 use crate::{Id, Kind, Mutation};
 
 /// Resources in an answer when the question names no number, and at most.
@@ -43,7 +44,7 @@ impl Services {
         caller: &Caller,
         kind: Kind,
         tenant: &str,
-        contains: &str,
+        wanted: impl Fn(&Id) -> bool,
         size: u32,
         token: &str,
     ) -> Result<(Vec<Resource>, String), Status> {
@@ -59,7 +60,7 @@ impl Services {
         };
         let size = page_size(size);
         let mut ids = self.inner.registry.list(kind, tenant.as_deref(), after.as_ref());
-        ids.retain(|id| id.name.contains(contains));
+        ids.retain(wanted);
         let more = ids.len() > size;
         ids.truncate(size);
         let next = ids
@@ -73,6 +74,18 @@ impl Services {
                 .collect(),
             next,
         ))
+    }
+
+    /// Whether a credential is of the kind that a list asks for.
+    fn is_of_kind(&self, request: &v1::ListCredentialsRequest, id: &Id) -> bool {
+        if request.kind == 0 {
+            return true;
+        }
+        let wanted = api::words::word_of::<v1::CredentialKind>(request.kind);
+        match self.inner.registry.get(id).map(|stored| stored.object) {
+            Some(Object::Credential(credential)) => credential.kind.name() == wanted,
+            _ => false,
+        }
     }
 
     async fn write(
@@ -101,7 +114,7 @@ macro_rules! resource_service {
         $service:ident, $variant:ident, $message:ident, $field:ident, $items:ident, $of:expr,
         get $get:ident, list $list:ident => $listed:ident, create $create:ident, update $update:ident,
         delete $delete:ident => $deleted:ident,
-        tenant of $request:ident: $tenant:expr, filter $filter:expr, cascade $cascade:expr
+        tenant of $request:ident: $tenant:expr, filter $filter:expr, wanted $wanted:expr, cascade $cascade:expr
     ) => {
         #[tonic::async_trait]
         impl $service for Services {
@@ -118,11 +131,12 @@ macro_rules! resource_service {
                 let caller = Caller::of(&request)?;
                 let request = request.into_inner();
                 let filter: fn(&v1::$list) -> &str = $filter;
+                let wanted: fn(&Self, &v1::$list, &Id) -> bool = $wanted;
                 let (found, next_page_token) = self.page(
                     &caller,
                     Kind::$variant,
                     filter(&request),
-                    &request.name_contains,
+                    |id| id.name.contains(&request.name_contains) && wanted(self, &request, id),
                     request.page_size,
                     &request.page_token,
                 )?;
@@ -195,13 +209,13 @@ resource_service!(
     TenantService, Tenant, Tenant, tenant, tenants, |t| &t.name,
     get GetTenantRequest, list ListTenantsRequest => ListTenantsResponse, create CreateTenantRequest,
     update UpdateTenantRequest, delete DeleteTenantRequest => DeleteTenantResponse,
-    tenant of request: &request.name, filter |_| "", cascade |r| r.cascade
+    tenant of request: &request.name, filter |_| "", wanted |_, _, _| true, cascade |r| r.cascade
 );
 resource_service!(
     ConnectionService, Connection, Connection, connection, connections, |c| &c.tenant,
     get GetConnectionRequest, list ListConnectionsRequest => ListConnectionsResponse, create CreateConnectionRequest,
     update UpdateConnectionRequest, delete DeleteConnectionRequest => DeleteConnectionResponse,
-    tenant of request: &request.tenant, filter |r| &r.tenant, cascade |_| false
+    tenant of request: &request.tenant, filter |r| &r.tenant, wanted |_, _, _| true, cascade |_| false
 );
 resource_service!(
     AddressPoolService, AddressPool, AddressPool, address_pool, address_pools,
@@ -209,13 +223,13 @@ resource_service!(
     get GetAddressPoolRequest, list ListAddressPoolsRequest => ListAddressPoolsResponse,
     create CreateAddressPoolRequest, update UpdateAddressPoolRequest,
     delete DeleteAddressPoolRequest => DeleteAddressPoolResponse,
-    tenant of request: &request.tenant, filter |r| &r.tenant, cascade |_| false
+    tenant of request: &request.tenant, filter |r| &r.tenant, wanted |_, _, _| true, cascade |_| false
 );
 resource_service!(
     CredentialService, Credential, Credential, credential, credentials, |c| &c.tenant,
     get GetCredentialRequest, list ListCredentialsRequest => ListCredentialsResponse, create CreateCredentialRequest,
     update UpdateCredentialRequest, delete DeleteCredentialRequest => DeleteCredentialResponse,
-    tenant of request: &request.tenant, filter |r| &r.tenant, cascade |_| false
+    tenant of request: &request.tenant, filter |r| &r.tenant, wanted Services::is_of_kind, cascade |_| false
 );
 
 #[tonic::async_trait]

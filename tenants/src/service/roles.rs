@@ -2,6 +2,7 @@
 
 use crypto::cert::Certificate;
 
+use crate::audit::Actor;
 use crate::identity::parse_dn;
 
 /// What a caller is.
@@ -20,7 +21,7 @@ impl Role {
     pub fn name(&self) -> &'static str {
         match self {
             Role::Operator => "operator",
-            Role::TenantAdmin(_) => "tenant-admin",
+            Role::TenantAdmin(_) => Actor::TENANT_ADMIN,
             Role::Auditor => "auditor",
         }
     }
