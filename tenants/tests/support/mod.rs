@@ -5,7 +5,8 @@
     clippy::expect_used,
     clippy::panic,
     dead_code,
-    reason = "tests"
+    unreachable_pub,
+    reason = "tests, each of which uses a part"
 )]
 
 use std::collections::BTreeMap;
