@@ -23,6 +23,7 @@ impl Capture {
             "tcpdump",
             &[
                 "tcpdump",
+                "--immediate-mode",
                 "-U",
                 "-n",
                 "-s",
@@ -44,6 +45,8 @@ impl Capture {
 
     /// Ends the capture and returns its file.
     pub fn finish(mut self) -> PathBuf {
+        // What the kernel has still to hand over would be lost with the process.
+        std::thread::sleep(Duration::from_millis(300));
         self.process.signal(rustix::process::Signal::INT);
         let _ = self.process.wait(Duration::from_secs(5));
         self.file.clone()
