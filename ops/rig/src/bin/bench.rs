@@ -153,6 +153,7 @@ fn our_rate(seconds: u32, folder: &Folder) -> rig::Result<f64> {
         "--tun",
         "vpn1",
     ]);
+    command.extend(["--ike", "aes256gcm16-prfsha384-ecp384"]);
     let mut client = direct.start("loadtest", &command, &[], &log)?;
     wait_for("the tunnel", Duration::from_secs(15), || {
         anyhow::ensure!(client.is_running(), "it has ended: {}", client.output());
