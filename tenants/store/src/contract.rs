@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 
-use crate::{Expect, Op, Store, StoreError, Txn, WatchEvent, WatchStream};
+use crate::{Change, Expect, Op, Store, StoreError, Txn, WatchEvent, WatchStream, follow};
 
 /// Makes stores for the contract.
 #[async_trait]
@@ -36,11 +37,13 @@ pub async fn run(factory: &dyn Factory) {
     let store = factory.open().await;
     put_if_compares_revisions(&*store).await;
     fenced_transactions(&*store).await;
+    values_are_compared(&*store).await;
     transactions_are_atomic(&*store).await;
     ranges_page(&*store).await;
     prefixes_are_deleted(&*store).await;
     watches_are_ordered_and_resume(&*store).await;
     watches_see_only_their_prefix(&*store).await;
+    following_lists_and_watches(Arc::clone(&store)).await;
     leases_expire(&*store, factory).await;
     leases_are_revoked(&*store).await;
     limits_are_kept(&*store).await;
@@ -129,6 +132,48 @@ async fn fenced_transactions(store: &dyn Store) {
     assert_eq!(refused.found, Some(new));
     assert_eq!(value(store, key).await.unwrap(), b"old owner");
     assert!(store.txn(write(new, b"new owner")).await.unwrap().committed);
+}
+
+/// Slots: the generation and the owner are compared by what they say.
+async fn values_are_compared(store: &dyn Store) {
+    let (generation, owner, key) = ("contract/slot/gen", "contract/slot/owner", "contract/slot/sa");
+    let first = put(store, generation, b"7").await;
+    let write = || {
+        Txn::new()
+            .when_value(generation, "7")
+            .when_value(owner, "a")
+            .put(key, "x")
+    };
+    let refused = store.txn(write()).await.unwrap();
+    assert_eq!(
+        (refused.committed, refused.found),
+        (false, None),
+        "an absent key has no value"
+    );
+    let claimed = put(store, owner, b"a").await;
+    assert!(store.txn(write()).await.unwrap().committed);
+    // Written again with the same text: the value holds, the revision does not.
+    put(store, generation, b"7").await;
+    assert!(store.txn(write()).await.unwrap().committed);
+    let both = write().when(generation, Expect::Revision(first));
+    assert!(!store.txn(both).await.unwrap().committed);
+    let next = Txn::new()
+        .when_value(generation, "7")
+        .put(generation, "8")
+        .put(owner, "b");
+    let taken = store.txn(next).await.unwrap();
+    assert!(taken.committed && taken.revision > claimed);
+    let fenced = store.txn(write()).await.unwrap();
+    assert_eq!(
+        (fenced.committed, fenced.found),
+        (false, Some(taken.revision)),
+        "the old owner is fenced"
+    );
+    let reads_only = Txn::new().when_value(owner, "b");
+    assert!(
+        store.txn(reads_only).await.unwrap().committed,
+        "a comparison alone is a transaction too"
+    );
 }
 
 async fn transactions_are_atomic(store: &dyn Store) {
@@ -285,6 +330,36 @@ async fn watches_see_only_their_prefix(store: &dyn Store) {
     for key in ["contract/scope/a", "contract/scope/b"] {
         assert!(seen.contains(&(key, revision)), "{seen:?}");
     }
+}
+
+/// The next change, or its like after listing again.
+async fn change(changes: &mut BoxStream<'static, Change>) -> Change {
+    let next = tokio::time::timeout(Duration::from_secs(20), changes.next()).await;
+    next.expect("a change in time").expect("an open stream")
+}
+
+async fn following_lists_and_watches(store: Arc<dyn Store>) {
+    let prefix = "contract/follow/";
+    let key = |name: &str| format!("{prefix}{name}");
+    put(&*store, &key("a"), b"1").await;
+    put(&*store, &key("b"), b"2").await;
+    let mut changes = follow(Arc::clone(&store), prefix, Some(Duration::from_millis(200)));
+    for name in ["a", "b"] {
+        assert!(matches!(change(&mut changes).await, Change::Event(event) if event.key == key(name)));
+    }
+    assert!(matches!(change(&mut changes).await, Change::Synced(_)));
+    let written = put(&*store, &key("c"), b"3").await;
+    store.delete_if(&key("a"), Expect::Present).await.unwrap();
+    let (mut seen, mut synced) = (Vec::new(), 0);
+    // Lists that find nothing new say only that all is told.
+    while seen.len() < 2 || synced < 2 {
+        match change(&mut changes).await {
+            Change::Event(event) => seen.push((event.key, event.value)),
+            Change::Synced(revision) => synced += u32::from(revision >= written),
+            Change::Stale(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(seen, [(key("c"), Some(b"3".to_vec())), (key("a"), None)]);
 }
 
 async fn leases_expire(store: &dyn Store, factory: &dyn Factory) {

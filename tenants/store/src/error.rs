@@ -54,7 +54,31 @@ pub enum StoreError {
         /// What the system says.
         reason: String,
     },
-    /// Busy, stopping or out of reach.
+    /// The cluster's quota is used up and its alarm is raised: an operator has to compact, defragment and disarm.
+    #[error("the store is full: {reason}")]
+    NoSpace {
+        /// What it says.
+        reason: String,
+    },
+    /// Not allowed, or not understood: a wrong password, a missing permission, a certificate.
+    #[error("the store refuses: {reason}")]
+    Refused {
+        /// What it says.
+        reason: String,
+    },
+    /// A write may have happened or not, and will not happen from now on: read before writing again.
+    #[error("it is not known whether the write happened: {reason}")]
+    Indeterminate {
+        /// Why.
+        reason: String,
+    },
+    /// The store is older than what it has said before, or another one: restored from a backup, or wiped.
+    #[error("the store is not what it was: {reason}")]
+    WentBack {
+        /// What does not fit.
+        reason: String,
+    },
+    /// Busy, stopping or out of reach; a write did not happen.
     #[error("the store is not available: {reason}")]
     Unavailable {
         /// Why.
@@ -72,8 +96,17 @@ impl StoreError {
             | StoreError::Lagged { .. }
             | StoreError::LeaseNotFound(_)
             | StoreError::TooLarge { .. }
-            | StoreError::Corrupt { .. } => false,
+            | StoreError::Corrupt { .. }
+            | StoreError::NoSpace { .. }
+            | StoreError::Refused { .. }
+            | StoreError::Indeterminate { .. }
+            | StoreError::WentBack { .. } => false,
         }
+    }
+
+    /// Whether a watch that ended so goes on after listing again.
+    pub fn wants_list(&self) -> bool {
+        matches!(self, StoreError::Compacted { .. } | StoreError::Lagged { .. })
     }
 
     /// Whether a key was not as expected.

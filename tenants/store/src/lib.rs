@@ -1,8 +1,8 @@
-//! Durable state: one object-safe [`Store`] trait, the [`Embedded`] back end on SQLite, and the [`contract`] that
-//! every back end keeps.
+//! Durable state: one object-safe [`Store`] trait, the [`Embedded`] back end on SQLite, the one of clusters on etcd
+//! (cargo feature `etcd`), and the [`contract`] that every back end keeps.
 //!
-//! Keys are paths of UTF-8 text in octet order, values are octets. Every write gets a revision, one larger than
-//! that of any write before; a transaction's writes share one. Watches deliver every write under a prefix
+//! Keys are paths of UTF-8 text in octet order, values are octets. Every write gets a revision larger than
+//! that of any write acknowledged before; a transaction's writes share one. Watches deliver every write under a prefix
 //! in the order of revisions, also past ones as far as they are kept.
 //!
 //! ```
@@ -17,16 +17,26 @@
 //! store.put_if("config/acme/tenant", b"{1}".to_vec(), Expect::Revision(revision)).await.unwrap();
 //! # });
 //! ```
+//!
+//! The feature `etcd` is off by default: it builds etcd's protocol with `protoc` (Debian: `protobuf-compiler` and
+//! `libprotobuf-dev`), and its tests start members of `etcd-server`.
 
 pub mod contract;
 mod embedded;
 mod error;
+#[cfg(feature = "etcd")]
+pub mod etcd;
+mod follow;
 mod types;
 
 pub use embedded::{Clock, Durability, Embedded};
 pub use error::StoreError;
+#[cfg(feature = "etcd")]
+pub use etcd::Etcd;
+pub use follow::{Change, follow};
 pub use types::{
-    Compare, Entry, Expect, LeaseId, Limits, Op, Revision, Txn, TxnOutcome, WatchEvent, WatchStream,
+    Compare, CompareValue, Entry, Expect, LeaseId, Limits, Op, Revision, Txn, TxnOutcome, WatchEvent,
+    WatchStream,
 };
 
 use std::time::Duration;
@@ -82,7 +92,9 @@ pub trait Store: Send + Sync + 'static {
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError>;
 
     /// Every write under a prefix with a revision of at least `from`, in order; `None`: from the next write on.
-    /// The stream ends with [`StoreError::Lagged`] when its reader is too slow; the reader then lists again.
+    /// The stream ends with [`StoreError::Lagged`] when its reader is too slow or the back end lost events, and with
+    /// [`StoreError::Compacted`]; the reader then lists again, as [`follow`] does. While the back end is out of
+    /// reach the stream is silent.
     ///
     /// # Errors
     /// [`StoreError::Compacted`] when revisions from `from` on are no longer kept.

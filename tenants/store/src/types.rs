@@ -54,6 +54,15 @@ pub struct Compare {
     pub expect: Expect,
 }
 
+/// One comparison of a value, for callers that know what a key has to say but not which write said it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompareValue {
+    /// The key.
+    pub key: String,
+    /// What its value has to be; an absent key has none.
+    pub value: Vec<u8>,
+}
+
 /// One step of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -83,6 +92,8 @@ pub enum Op {
 pub struct Txn {
     /// All have to hold.
     pub compares: Vec<Compare>,
+    /// All have to hold, too.
+    pub values: Vec<CompareValue>,
     /// When they do.
     pub then: Vec<Op>,
     /// When one does not.
@@ -101,6 +112,16 @@ impl Txn {
         self.compares.push(Compare {
             key: key.into(),
             expect,
+        });
+        self
+    }
+
+    /// Adds a comparison with a value: a slot's generation, the name of its owner.
+    #[must_use]
+    pub fn when_value(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
+        self.values.push(CompareValue {
+            key: key.into(),
+            value: value.into(),
         });
         self
     }
@@ -160,11 +181,15 @@ impl Txn {
         };
         limit(
             "transaction",
-            self.compares.len() + self.then.len() + self.otherwise.len(),
+            self.compares.len() + self.values.len() + self.then.len() + self.otherwise.len(),
             Limits::TXN_STEPS,
         )?;
         for compare in &self.compares {
             limit("key", compare.key.len(), Limits::KEY)?;
+        }
+        for compare in &self.values {
+            limit("key", compare.key.len(), Limits::KEY)?;
+            limit("value", compare.value.len(), Limits::VALUE)?;
         }
         for op in self.then.iter().chain(&self.otherwise) {
             match op {
@@ -188,7 +213,7 @@ pub struct TxnOutcome {
     pub committed: bool,
     /// The revision of its writes; the store's present one when it wrote nothing.
     pub revision: Revision,
-    /// When a comparison did not hold: the revision found at the first such key.
+    /// When a comparison did not hold: the revision found at the first such key, values last.
     pub found: Option<Revision>,
 }
 
@@ -214,7 +239,7 @@ impl Limits {
     pub const KEY: usize = 1_024;
     /// Octets of a value.
     pub const VALUE: usize = 1 << 20;
-    /// Comparisons and steps of a transaction.
+    /// Comparisons and steps of a transaction. A cluster's servers may allow fewer.
     pub const TXN_STEPS: usize = 4_096;
     /// Entries of one range answer.
     pub const RANGE: usize = 10_000;

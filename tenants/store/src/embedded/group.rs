@@ -202,6 +202,15 @@ impl Group {
                 break;
             }
         }
+        if failed.is_none() {
+            for compare in &txn.values {
+                let found = get(database, &compare.key)?;
+                if found.as_ref().is_none_or(|entry| entry.value != compare.value) {
+                    failed = Some(found.map(|entry| entry.revision));
+                    break;
+                }
+            }
+        }
         let ops = if failed.is_none() { txn.then } else { txn.otherwise };
         let revision = self.revision + 1;
         let events_before = self.events.len();
