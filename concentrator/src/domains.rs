@@ -1,6 +1,6 @@
 //! Routing domains: one TUN device for each tenant, with routes for its pools and its sites.
 //!
-//! The registry says what there should be, the holder what there is; [`reconcile`] makes the difference go away. A
+//! The registry says what there should be, the holder what there is; `reconcile` makes the difference go away. A
 //! domain that cannot be attached (its namespace is missing, for instance) is tried again and does not hold the
 //! others up.
 

@@ -1,7 +1,7 @@
 //! The gRPC services of `vpn.v1`, with who may call what.
 //!
 //! The services are thin: the registry validates and writes, the daemon's [`SessionBackend`] knows the sessions. Every
-//! call passes [`guard`] first, which finds the caller's role and compares it with one table ([`roles`]).
+//! call passes `guard` first, which finds the caller's role and compares it with one table (`roles`).
 
 mod error;
 mod guard;

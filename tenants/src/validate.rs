@@ -2,7 +2,7 @@
 //!
 //! A resource is checked by itself first ([`tenant`](self::tenant()), [`connection`](self::connection()),
 //! [`pool`](self::pool()), [`credential`](self::credential())), then with everything that it refers to
-//! ([`references`]).
+//! (`references`).
 
 mod connection;
 mod credential;

@@ -43,7 +43,7 @@ pub enum Gso {
 }
 
 impl VnetHeader {
-    /// Reads a header; `None` if there are not [`LEN`] octets. Integers are in host order.
+    /// Reads a header; `None` if there are not `LEN` octets. Integers are in host order.
     pub fn read(octets: &[u8]) -> Option<Self> {
         let [flags, gso, h0, h1, s0, s1, c0, c1, o0, o1] = *octets.first_chunk::<LEN>()?;
         Some(Self {

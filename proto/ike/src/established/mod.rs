@@ -6,7 +6,7 @@
 //!  wishes (commands, lifetimes, tasks) ─► queue ─► one request at a time ─► window (retransmission)
 //! ```
 //!
-//! Exchanges of ours are [tasks](tasks), one file each. The keys of the IKE SA are a [link](link); a rekey makes another
+//! Exchanges of ours are `tasks`, one file each. The keys of the IKE SA are a `link`; a rekey makes another
 //! one, and the old one goes on answering until it has been deleted.
 
 mod children;

@@ -4,7 +4,7 @@
 //!  header │ next C len │ [number total] │ IV │ payloads ‖ padding ‖ pad length │ ICV
 //!  └──── associated data, or first part of what is MACed ───┘
 //! ```
-//! [`seal`] and [`seal_fragmented`] build datagrams, [`open`] takes them apart, [`Reassembler`] puts fragments together.
+//! [`seal`] and [`seal_fragmented`] build datagrams, [`open`] takes them apart, `Reassembler` puts fragments together.
 //! Nothing of a message is believed, stored or allocated for before its ICV has been checked.
 
 use std::fmt;
