@@ -95,7 +95,7 @@ pub struct Fault;
 
 /// Panics, because the operator asked for it.
 pub(crate) fn fail() -> ! {
-    std::panic::resume_unwind(Box::new("injected fault"))
+    std::panic::panic_any("injected fault")
 }
 
 /// Whether the current actor is stopping because it panicked.
