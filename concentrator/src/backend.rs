@@ -314,6 +314,7 @@ impl SessionBackend for Backend {
             ),
             ("shutdown", config.shutdown == before.shutdown),
             ("debug", config.debug == before.debug),
+            ("cluster", config.cluster == before.cluster),
         ] {
             if !same {
                 response.needs_restart.push(name.to_owned());

@@ -20,6 +20,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod cluster;
+
+pub use cluster::{Cluster, LoginsWithoutStore, SLOTS_MAX, SlotAddress, SlotTable};
+
 /// The largest number of worker threads: the top three bits of an inbound SPI name the worker.
 pub const WORKERS_MAX: u8 = 8;
 
@@ -49,6 +53,9 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// For development only.
     pub debug: Debug,
+    /// The cluster that the node belongs to. Default: none, a node of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
 }
 
 /// `[listen]`: sockets towards the Internet.
@@ -287,12 +294,14 @@ impl Config {
             }
         };
         let limits = &self.limits;
-        range(
-            "listen.addresses (how many)",
-            self.listen.addresses.len() as u64,
-            1,
-            64,
-        );
+        if self.cluster.is_none() {
+            range(
+                "listen.addresses (how many)",
+                self.listen.addresses.len() as u64,
+                1,
+                64,
+            );
+        }
         range("listen.ike_port", u64::from(self.listen.ike_port), 1, 65_535);
         range("listen.nat_port", u64::from(self.listen.nat_port), 1, 65_535);
         range(
@@ -385,7 +394,26 @@ impl Config {
         if self.api.socket.as_os_str().is_empty() && self.api.tcp.is_none() {
             problems.push("api has neither a socket nor tcp: the node could not be managed".to_owned());
         }
+        if let Some(cluster) = &self.cluster {
+            let listen = &self.listen.addresses;
+            if !listen.is_empty() && *listen != Listen::default().addresses {
+                problems.push(
+                    "listen.addresses must be left out in a cluster: the slots' service addresses are listened on"
+                        .to_owned(),
+                );
+            }
+            problems.extend(cluster.problems(&self.node_name));
+        }
         problems
+    }
+
+    /// The local addresses that are served: those of `[listen]`, or in a cluster those of every slot.
+    #[must_use]
+    pub fn listen_addresses(&self) -> Vec<IpAddr> {
+        match &self.cluster {
+            Some(cluster) => cluster.listen_addresses(),
+            None => self.listen.addresses.clone(),
+        }
     }
 
     /// Where the seal key lies.
@@ -431,6 +459,7 @@ impl Default for Config {
             log: Log::default(),
             shutdown: Shutdown::default(),
             debug: Debug::default(),
+            cluster: None,
         }
     }
 }
@@ -535,86 +564,4 @@ fn host_name() -> String {
     clippy::indexing_slicing,
     reason = "tests"
 )]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Config, ConfigError> {
-        Config::parse(text, Path::new("test.toml"))
-    }
-
-    #[test]
-    fn an_empty_file_is_the_defaults_and_the_defaults_are_valid() {
-        assert_eq!(parse("").unwrap(), Config::default());
-        assert_eq!(Config::default().problems(), Vec::<String>::new());
-    }
-
-    #[test]
-    fn the_defaults_survive_a_round_trip_as_text() {
-        let text = toml::to_string(&Config::default()).unwrap();
-        assert_eq!(parse(&text).unwrap(), Config::default());
-    }
-
-    #[test]
-    fn unknown_fields_are_refused_at_every_level() {
-        for text in [
-            "colour = 1",
-            "[listen]\naddress = []",
-            "[threads]\nworker = 1",
-            "[limits]\nhalfopen = 1",
-            "[seal]\nkey = \"x\"",
-            "[api]\npath = \"x\"",
-            "[telemetry]\notlp = \"x\"",
-            "[log]\nlevel = \"info\"",
-            "[shutdown]\nseconds = 1",
-            "[debug]\nkeylog = \"x\"",
-            "[api.tcp]\nlisten = \"127.0.0.1:1\"\ncertificate = \"c\"\nkey = \"k\"\nclient_authorities = \"a\"\nroles = 1",
-        ] {
-            let error = parse(text).expect_err(text).to_string();
-            assert!(error.contains("unknown field"), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn every_value_outside_its_limit_is_named() {
-        let error = parse(
-            "[threads]\nworkers = 9\ncontrol = 0\n[limits]\nmailbox = 2\n[telemetry]\ntrace_ratio = 1.5\notlp_endpoint = \"x\"",
-        )
-        .expect_err("limits")
-        .to_string();
-        for name in [
-            "threads.workers is 9, it must be 1 to 8",
-            "threads.control",
-            "limits.mailbox",
-            "telemetry.trace_ratio",
-            "telemetry.otlp_endpoint",
-        ] {
-            assert!(error.contains(name), "{name} missing in {error}");
-        }
-    }
-
-    #[test]
-    fn debug_settings_are_off_by_default() {
-        let config = parse("").unwrap();
-        assert_eq!(
-            config.debug,
-            Debug {
-                key_log: None,
-                fault_injection: false
-            }
-        );
-        assert!(config.log.redact);
-    }
-
-    #[test]
-    fn addresses_are_unique_and_present() {
-        assert!(parse("[listen]\naddresses = []").is_err());
-        assert!(parse("[listen]\naddresses = [\"192.0.2.1\", \"192.0.2.1\"]").is_err());
-        let config = parse("[listen]\naddresses = [\"192.0.2.1\", \"2001:db8::1\"]").unwrap();
-        assert_eq!(config.listen.addresses.len(), 2);
-    }
-
-    #[test]
-    fn a_node_that_cannot_be_managed_is_refused() {
-        assert!(parse("[api]\nsocket = \"\"").is_err());
-    }
-}
+mod tests;

@@ -101,7 +101,7 @@ pub async fn launch(
     let attempts = Arc::new(Attempts::new());
 
     let ports = [config.listen.ike_port, config.listen.nat_port];
-    exclusive::wait_for_ports(&config.listen.addresses, &ports).await?;
+    exclusive::wait_for_ports(&config.listen_addresses(), &ports).await?;
     let holder = Holder::open(plane(&config)).context("sockets")?;
     let sockets: std::io::Result<Vec<IkeSocket>> = holder
         .ike_sockets()?
@@ -266,7 +266,7 @@ fn warn_of_debug(config: &Config) {
 
 fn plane(config: &Config) -> dataplane::Config {
     dataplane::Config {
-        listen: config.listen.addresses.clone(),
+        listen: config.listen_addresses(),
         ike_port: config.listen.ike_port,
         nat_port: config.listen.nat_port,
         workers: config.threads.workers,

@@ -49,7 +49,10 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
     if arguments.print_defaults {
         use std::io::Write as _;
-        std::io::stdout().write_all(toml::to_string(&Config::default())?.as_bytes())?;
+        let mut defaults = Config::default();
+        // Only those who run a cluster are shown its settings.
+        defaults.cluster = config.cluster.map(|_| concentrator::config::Cluster::default());
+        std::io::stdout().write_all(toml::to_string(&defaults)?.as_bytes())?;
         return Ok(());
     }
     if arguments.check {
