@@ -16,6 +16,7 @@ const PROTOS: &[&str] = &[
     "vpn/v1/node.proto",
     "vpn/v1/apply.proto",
     "vpn/v1/audit.proto",
+    "vpn/v1/cluster.proto",
 ];
 
 /// Enumeration fields with the module that writes them as words.
@@ -27,6 +28,8 @@ const ENUM_FIELDS: &[(&str, &str)] = &[
     ("SessionEvent.kind", "session_event_kind"),
     ("Attempt.outcome", "attempt_outcome"),
     ("Change.action", "change_action"),
+    ("ClusterNode.state", "cluster_node_state"),
+    ("ClusterSlot.state", "cluster_slot_state"),
 ];
 
 /// Time fields of messages that are also written as JSON or YAML.
@@ -49,6 +52,11 @@ const TIME_FIELDS: &[&str] = &[
     "Attempt.time",
     "NodeStatus.start_time",
     "AuditRecord.time",
+    "ClusterStatus.time",
+    "ClusterNode.start_time",
+    "ClusterSlot.since_time",
+    "ClusterEvent.time",
+    "RestoreResponse.backup_time",
 ];
 
 /// Messages that are also written as JSON or YAML: everything but requests and their answers.
@@ -74,6 +82,18 @@ const JSON_MESSAGES: &[&str] = &[
     "Change",
     "FieldChange",
     "AuditRecord",
+    "ClusterStatus",
+    "ClusterNode",
+    "ClusterPath",
+    "ClusterSlot",
+    "ClusterPoolBlock",
+    "ClusterEtcd",
+    "ClusterEtcdMember",
+    "ClusterOrderResponse",
+    "ClusterEvent",
+    "RestoreResponse",
+    "RotateKeysResponse",
+    "RotatedKey",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

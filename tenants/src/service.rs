@@ -3,6 +3,7 @@
 //! The services are thin: the registry validates and writes, the daemon's [`SessionBackend`] knows the sessions. Every
 //! call passes `guard` first, which finds the caller's role and compares it with one table (`roles`).
 
+mod cluster;
 mod error;
 mod guard;
 mod live;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 
-use crate::{Attempts, Registry, SessionBackend};
+use crate::{Attempts, ClusterBackend, Registry, SessionBackend};
 
 pub use guard::Access;
 
@@ -21,6 +22,7 @@ pub use guard::Access;
 #[derive(Clone)]
 pub struct Services {
     inner: Arc<Inner>,
+    cluster: Option<Arc<dyn ClusterBackend>>,
 }
 
 struct Inner {
@@ -43,7 +45,15 @@ impl Services {
                 attempts,
                 backend,
             }),
+            cluster: None,
         }
+    }
+
+    /// With the cluster that the node is part of; without it the cluster's methods are refused.
+    #[must_use]
+    pub fn with_cluster(mut self, cluster: Arc<dyn ClusterBackend>) -> Self {
+        self.cluster = Some(cluster);
+        self
     }
 
     /// All services of `vpn.v1`, health and reflection, behind the check of roles for this way of access.
@@ -55,6 +65,7 @@ impl Services {
         use api::v1::apply_service_server::ApplyServiceServer;
         use api::v1::attempt_service_server::AttemptServiceServer;
         use api::v1::audit_service_server::AuditServiceServer;
+        use api::v1::cluster_service_server::ClusterServiceServer;
         use api::v1::connection_service_server::ConnectionServiceServer;
         use api::v1::credential_service_server::CredentialServiceServer;
         use api::v1::node_service_server::NodeServiceServer;
@@ -79,7 +90,8 @@ impl Services {
             .add_service(AttemptServiceServer::new(self.clone()))
             .add_service(NodeServiceServer::new(self.clone()))
             .add_service(ApplyServiceServer::new(self.clone()))
-            .add_service(AuditServiceServer::new(self.clone()));
+            .add_service(AuditServiceServer::new(self.clone()))
+            .add_service(ClusterServiceServer::new(self.clone()));
         Ok(guard::protect(routes, access))
     }
 }

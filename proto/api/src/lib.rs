@@ -64,6 +64,7 @@ mod tests {
             "NodeService",
             "ApplyService",
             "AuditService",
+            "ClusterService",
         ] {
             assert!(
                 methods

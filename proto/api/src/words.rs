@@ -86,6 +86,8 @@ words! {
     session_event_kind: SessionEventKind = "SESSION_EVENT_KIND_";
     attempt_outcome: AttemptOutcome = "ATTEMPT_OUTCOME_";
     change_action: ChangeAction = "CHANGE_ACTION_";
+    cluster_node_state: ClusterNodeState = "CLUSTER_NODE_STATE_";
+    cluster_slot_state: ClusterSlotState = "CLUSTER_SLOT_STATE_";
 }
 
 #[cfg(test)]

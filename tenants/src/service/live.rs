@@ -52,7 +52,7 @@ fn before(token: &str) -> Result<Option<u64>, Status> {
 
 impl Services {
     /// Writes a command into the audit trail; a store that is away does not hold the command back.
-    async fn note(&self, caller: &Caller, kind: &str, tenant: &str, name: &str, detail: &str) {
+    pub(super) async fn note(&self, caller: &Caller, kind: &str, tenant: &str, name: &str, detail: &str) {
         let change = v1::Change {
             kind: kind.to_owned(),
             tenant: tenant.to_owned(),

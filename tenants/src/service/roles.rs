@@ -34,7 +34,7 @@ pub enum Need {
     Read,
     /// To change what a tenant has: the operator, or the tenant's administrator.
     Manage,
-    /// To look at the node: the operator or an auditor.
+    /// To look at the node or the cluster: the operator or an auditor.
     Inspect,
     /// To change the installation: the operator.
     Operate,
@@ -74,6 +74,17 @@ const TABLE: &[(&str, Need)] = &[
     ("vpn.v1.NodeService/InjectFault", Need::Operate),
     ("vpn.v1.ApplyService/Apply", Need::Manage),
     ("vpn.v1.AuditService/List", Need::Read),
+    ("vpn.v1.ClusterService/Status", Need::Inspect),
+    ("vpn.v1.ClusterService/WatchEvents", Need::Inspect),
+    ("vpn.v1.ClusterService/Drain", Need::Operate),
+    ("vpn.v1.ClusterService/Undrain", Need::Operate),
+    ("vpn.v1.ClusterService/Move", Need::Operate),
+    ("vpn.v1.ClusterService/Leave", Need::Operate),
+    ("vpn.v1.ClusterService/Join", Need::Operate),
+    ("vpn.v1.ClusterService/Forget", Need::Operate),
+    ("vpn.v1.ClusterService/Backup", Need::Operate),
+    ("vpn.v1.ClusterService/Restore", Need::Operate),
+    ("vpn.v1.ClusterService/RotateKeys", Need::Operate),
     ("grpc.health.v1.Health/Check", Need::Read),
     ("grpc.health.v1.Health/Watch", Need::Read),
     ("grpc.health.v1.Health/List", Need::Read),
@@ -164,11 +175,22 @@ mod tests {
                 "Reload",
                 "InjectFault",
                 "Apply",
+                "Drain",
+                "Undrain",
+                "Move",
+                "Leave",
+                "Join",
+                "Forget",
+                "Backup",
+                "Restore",
+                "RotateKeys",
             ];
             let is_change = changes.iter().any(|c| method.ends_with(&format!("/{c}")));
             assert_eq!(allows(&Role::Auditor, *need), !is_change, "{method}");
             assert!(allows(&Role::Operator, *need));
-            let node = method.contains("NodeService") || method.contains("TenantService/") && is_change;
+            let node = method.contains("NodeService")
+                || method.contains("ClusterService")
+                || method.contains("TenantService/") && is_change;
             assert_eq!(allows(&Role::TenantAdmin("a".into()), *need), !node, "{method}");
         }
         assert_eq!(need("vpn.v1.TenantService/Unheard"), None);

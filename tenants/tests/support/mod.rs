@@ -23,7 +23,9 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use store::{Durability, Embedded};
 use tenants::proposal::SyntaxCheck;
 use tenants::service::{Access, Services};
-use tenants::{Attempts, BackendError, Registry, SealError, Sealer, SessionBackend, SessionFilter};
+use tenants::{
+    Attempts, BackendError, ClusterBackend, Registry, SealError, Sealer, SessionBackend, SessionFilter,
+};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
@@ -172,6 +174,15 @@ pub struct Rig {
 
 impl Rig {
     pub async fn new() -> Self {
+        Self::of(None).await
+    }
+
+    /// A server of a node that is part of a cluster.
+    pub async fn with_cluster(cluster: Arc<dyn ClusterBackend>) -> Self {
+        Self::of(Some(cluster)).await
+    }
+
+    async fn of(cluster: Option<Arc<dyn ClusterBackend>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store =
             Arc::new(Embedded::open(&directory.path().join("config.db"), Durability::Normal).unwrap());
@@ -179,7 +190,10 @@ impl Rig {
             .await
             .unwrap();
         let (attempts, daemon) = (Arc::new(Attempts::new()), Arc::new(FakeDaemon::default()));
-        let services = Services::new(registry.clone(), attempts.clone(), daemon.clone());
+        let mut services = Services::new(registry.clone(), attempts.clone(), daemon.clone());
+        if let Some(cluster) = cluster {
+            services = services.with_cluster(cluster);
+        }
 
         let socket = UnixListener::bind(directory.path().join("api.sock")).unwrap();
         let routes = services.routes(Access::UnixSocket).await.unwrap();
