@@ -7,6 +7,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a test suite, called by tests alone"
 )]
 
@@ -40,6 +41,7 @@ pub async fn run(factory: &dyn Factory) {
     values_are_compared(&*store).await;
     transactions_are_atomic(&*store).await;
     ranges_page(&*store).await;
+    keys_are_ranges_without_values(&*store).await;
     prefixes_are_deleted(&*store).await;
     watches_are_ordered_and_resume(&*store).await;
     watches_see_only_their_prefix(&*store).await;
@@ -252,6 +254,33 @@ async fn ranges_page(store: &dyn Store) {
     );
     let (none, _) = store.range("contract/range/nothing", None, 10).await.unwrap();
     assert!(none.is_empty());
+}
+
+async fn keys_are_ranges_without_values(store: &dyn Store) {
+    let key = |n: u32| format!("contract/keys/{n:03}");
+    let mut written = Vec::new();
+    for n in 0..25 {
+        written.push((key(n), put(store, &key(n), &n.to_be_bytes()).await));
+    }
+    written[7].1 = put(store, &key(7), b"again").await;
+    put(store, "contract/keys0", b"beside the prefix").await;
+    let (mut seen, mut after) = (Vec::new(), None::<String>);
+    loop {
+        let (page, revision) = store.keys("contract/keys/", after.as_deref(), 10).await.unwrap();
+        assert!(page.len() <= 10 && page.iter().all(|(_, written)| *written <= revision));
+        assert!(revision >= written[7].1, "the answer says when it was true");
+        let Some((last, _)) = page.last() else { break };
+        after = Some(last.clone());
+        seen.extend(page);
+    }
+    assert_eq!(
+        seen, written,
+        "pages are in key order, without gap or repetition, each with the revision of its last write"
+    );
+    store.delete_if(&key(3), Expect::Present).await.unwrap();
+    let (left, _) = store.keys("contract/keys/", None, 100).await.unwrap();
+    assert_eq!(left.len(), 24);
+    assert!(left.iter().all(|(name, _)| *name != key(3)));
 }
 
 async fn prefixes_are_deleted(store: &dyn Store) {

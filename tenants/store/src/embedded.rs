@@ -54,6 +54,12 @@ enum Request {
         limit: usize,
         reply: Reply<(Vec<(String, Entry)>, Revision)>,
     },
+    Keys {
+        prefix: String,
+        after: Option<String>,
+        limit: usize,
+        reply: Reply<(Vec<(String, Revision)>, Revision)>,
+    },
     Txn {
         txn: Txn,
         reply: Reply<TxnOutcome>,
@@ -170,6 +176,22 @@ impl Store for Embedded {
     ) -> Result<(Vec<(String, Entry)>, Revision), StoreError> {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         self.ask(|reply| Request::Range {
+            prefix,
+            after,
+            limit: limit.min(Limits::RANGE),
+            reply,
+        })
+        .await
+    }
+
+    async fn keys(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<(String, Revision)>, Revision), StoreError> {
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        self.ask(|reply| Request::Keys {
             prefix,
             after,
             limit: limit.min(Limits::RANGE),

@@ -55,6 +55,8 @@ use writer::Writer;
 const MESSAGE_OCTETS: usize = 1 << 30;
 /// Entries that are asked for at once.
 const PAGE: usize = 500;
+/// Names that are asked for at once.
+const NAMES_PAGE: usize = 5_000;
 /// How often a list is begun again that compaction overtook.
 const LIST_TRIES: usize = 3;
 
@@ -195,12 +197,33 @@ impl Etcd {
             .await
     }
 
-    /// A list in pages, all of the revision of the first; `None`: it was compacted meanwhile.
+    /// A list, begun again as often as compaction overtakes it.
+    async fn listed(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        names_only: bool,
+    ) -> Result<(Vec<(String, Entry)>, Revision), StoreError> {
+        let limit = limit.min(Limits::RANGE);
+        for _ in 0..LIST_TRIES {
+            if let Some(listed) = self.list(prefix, after, limit, names_only).await? {
+                return Ok(listed);
+            }
+        }
+        Err(StoreError::Unavailable {
+            reason: "the history is compacted faster than it can be listed".to_owned(),
+        })
+    }
+
+    /// A list in pages, all of the revision of the first; `None`: it was compacted meanwhile. With `names_only` the
+    /// values are empty.
     async fn list(
         &self,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
+        names_only: bool,
     ) -> Result<Option<(Vec<(String, Entry)>, Revision)>, StoreError> {
         let root = self.root.as_bytes();
         let end = octets_behind(&[root, prefix.as_bytes()].concat());
@@ -210,7 +233,8 @@ impl Etcd {
         }
         let (mut found, mut revision) = (Vec::new(), 0);
         loop {
-            let wanted = (limit - found.len()).clamp(1, PAGE);
+            let page = if names_only { NAMES_PAGE } else { PAGE };
+            let wanted = (limit - found.len()).clamp(1, page);
             if begin >= end {
                 let present = self.read("", GetOptions::new().with_count_only()).await?;
                 revision = present.answer.header().map_or(0, revision_of);
@@ -219,6 +243,9 @@ impl Etcd {
             let mut options = GetOptions::new()
                 .with_range(end.clone())
                 .with_limit(signed(u64::try_from(wanted).unwrap_or(1)));
+            if names_only {
+                options = options.with_keys_only();
+            }
             if revision > 0 {
                 options = options.with_revision(signed(revision));
             }
@@ -263,15 +290,18 @@ impl Store for Etcd {
         after: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<(String, Entry)>, Revision), StoreError> {
-        let limit = limit.min(Limits::RANGE);
-        for _ in 0..LIST_TRIES {
-            if let Some(listed) = self.list(prefix, after, limit).await? {
-                return Ok(listed);
-            }
-        }
-        Err(StoreError::Unavailable {
-            reason: "the history is compacted faster than it can be listed".to_owned(),
-        })
+        self.listed(prefix, after, limit, false).await
+    }
+
+    async fn keys(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<(String, Revision)>, Revision), StoreError> {
+        let (entries, revision) = self.listed(prefix, after, limit, true).await?;
+        let keys = entries.into_iter().map(|(key, entry)| (key, entry.revision));
+        Ok((keys.collect(), revision))
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {

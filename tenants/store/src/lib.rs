@@ -67,6 +67,21 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<(Vec<(String, Entry)>, Revision), StoreError>;
 
+    /// Like [`Store::range`] without the values: names and the revisions of their last writes.
+    ///
+    /// # Errors
+    /// When the back end cannot answer.
+    async fn keys(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<(String, Revision)>, Revision), StoreError> {
+        let (entries, revision) = self.range(prefix, after, limit).await?;
+        let keys = entries.into_iter().map(|(key, entry)| (key, entry.revision));
+        Ok((keys.collect(), revision))
+    }
+
     /// Writes a value if the key is as expected.
     ///
     /// # Errors

@@ -71,6 +71,16 @@ impl Group {
                 let revision = self.revision;
                 self.hold(reply, permit, found.map(|found| Ok((found, revision))))
             }
+            Request::Keys {
+                prefix,
+                after,
+                limit,
+                reply,
+            } => {
+                let found = keys(database, &prefix, after.as_deref(), limit);
+                let revision = self.revision;
+                self.hold(reply, permit, found.map(|found| Ok((found, revision))))
+            }
             Request::Txn { txn, reply } => {
                 let outcome = self.txn(database, leases, txn);
                 self.hold(reply, permit, outcome)
@@ -110,6 +120,7 @@ impl Group {
         let answer = match request {
             Request::Get { reply, .. } => failing(reply),
             Request::Range { reply, .. } => failing(reply),
+            Request::Keys { reply, .. } => failing(reply),
             Request::Txn { reply, .. } => failing(reply),
             Request::Watch { reply, .. } => failing(reply),
             Request::Grant { reply, .. } => failing(reply),
@@ -367,6 +378,25 @@ fn range(
                     },
                 ))
             },
+        )?
+        .collect()
+}
+
+fn keys(
+    database: &Transaction<'_>,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(String, Revision)>, rusqlite::Error> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    database
+        .prepare_cached(
+            "SELECT key, revision FROM kv
+             WHERE key >= ?1 AND (?2 IS NULL OR key < ?2) AND key > ?3 ORDER BY key LIMIT ?4",
+        )?
+        .query_map(
+            params![prefix, prefix_end(prefix), after.unwrap_or_default(), limit],
+            |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())),
         )?
         .collect()
 }
