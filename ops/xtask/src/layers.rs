@@ -93,8 +93,15 @@ const RULES: &[Rule] = &[
         never: &["actix", "tonic", "store", "ike", "tokio"],
     },
     Rule {
+        name: "cluster",
+        ours: &["store", "crypto"],
+        theirs: Some(&["serde", "serde_json", "postcard", "thiserror"]),
+        never: &["actix", "ike", "esp", "tenants", "dataplane", "concentrator"],
+    },
+    Rule {
         name: "concentrator",
         ours: &[
+            "cluster",
             "api",
             "ip",
             "crypto",
