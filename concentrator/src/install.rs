@@ -14,6 +14,7 @@ pub(crate) fn pair(node: &Node, child: &Child, first_seq: u64, ceiling: u64) -> 
     let carried_on = first_seq > 1;
     SaPair {
         session: child.session,
+        slot: 0,
         domain: child.domain,
         inbound: InboundParams {
             spi: sa.spi_in,

@@ -321,6 +321,7 @@ impl Tunnel {
     fn install(&self, child: ChildSa) -> Result<()> {
         let pair = SaPair {
             session: SESSION,
+            slot: 0,
             domain: DOMAIN,
             inbound: esp::InboundParams {
                 spi: child.spi_in,

@@ -44,6 +44,7 @@ impl PacketIo for Memory {
             from,
             port: PortId(0),
             tos: 0,
+            forwarded: false,
         };
         self.spare.push(data);
         Some(arrival)
@@ -62,6 +63,14 @@ impl PacketIo for Memory {
         copy.extend_from_slice(data);
         self.outer.push_back((copy, segment));
         Ok(())
+    }
+
+    fn forward(&mut self, _: SocketAddr, _: &Arrival, _: &[u8]) -> Result<u64, Refused> {
+        Err(Refused::Failed)
+    }
+
+    fn may_carry(&mut self) -> bool {
+        true
     }
 
     fn read_inner(&mut self, buffer: &mut [u8]) -> Option<(u32, usize)> {
@@ -102,6 +111,7 @@ fn pair(number: u32, is_sender: bool, suite: Suite) -> SaPair {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 4500));
     SaPair {
         session: u64::from(number),
+        slot: 0,
         domain: 1,
         inbound: esp::InboundParams {
             spi: spi_in,

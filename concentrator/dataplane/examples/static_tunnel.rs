@@ -77,6 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let port = if encap == Encap::Udp { 4500 } else { 0 };
     let pair = SaPair {
         session: 1,
+        slot: 0,
         domain: 1,
         inbound: esp::InboundParams {
             spi: spi_in,

@@ -1,7 +1,10 @@
 //! What the data plane is told when it starts, and what a routing domain is.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
+use crypto::Secret;
 use ipnet::IpNet;
 
 /// How many of the top bits of every inbound ESP SPI name the worker that owns the SA.
@@ -12,6 +15,22 @@ pub const MAX_WORKERS: u8 = 1 << WORKER_BITS;
 /// The worker named by the top [`WORKER_BITS`] bits of an inbound ESP SPI.
 pub const fn worker_of_spi(spi: u32) -> u8 {
     (spi >> (u32::BITS - WORKER_BITS)) as u8
+}
+
+/// How many bits behind the worker's name the slot of an SA in a cluster; a single node leaves them to chance.
+pub const SLOT_BITS: u32 = 7;
+/// The most slots that [`SLOT_BITS`] can tell apart.
+pub const MAX_SLOTS: u8 = 1 << SLOT_BITS;
+
+/// The slot named by the [`SLOT_BITS`] bits of an inbound ESP SPI that follow the worker's.
+pub const fn slot_of_spi(spi: u32) -> u8 {
+    (spi << WORKER_BITS >> (u32::BITS - SLOT_BITS)) as u8
+}
+
+/// The worker that serves an inbound ESP SPI on a node with `workers` workers. An SPI may name a worker that this node
+/// does not have: it was chosen by a node with more of them.
+pub const fn serving_worker(spi: u32, workers: u8) -> u8 {
+    worker_of_spi(spi) % if workers == 0 { 1 } else { workers }
 }
 
 /// The worker at which an inner destination address arrives: its last 32 bits modulo `workers`.
@@ -46,6 +65,25 @@ pub struct Config {
     pub netns: Option<String>,
     /// Receive and send buffer of each ESP socket in octets.
     pub socket_buffer: usize,
+    /// Until when packets may be carried, as [`crate::boot_time`] in nanoseconds: a node's permission in a cluster. Past
+    /// it nothing is sent or delivered in either direction, and what arrives is read and dropped
+    /// ([`esp::DropReason::NotOwner`]). Compared before each send and each write, which carry a batch: what is left is the
+    /// way of one such call into the kernel. 0 carries nothing; `None` and `u64::MAX` carry for ever.
+    pub until: Option<Arc<AtomicU64>>,
+    /// Where packets that came to the wrong node of a cluster are exchanged.
+    pub forward: Option<Forward>,
+}
+
+/// How the nodes of a cluster hand each other packets that came to the wrong one, as equal-cost routes let them.
+///
+/// Each packet travels in one datagram with its addresses and an authenticator in front. It is sent on once: a node that
+/// does not own it either drops it.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Address and UDP port of this node, where the others send to.
+    pub listen: SocketAddr,
+    /// The key of the authenticator, the same at every node.
+    pub key: Secret,
 }
 
 impl Default for Config {
@@ -59,6 +97,8 @@ impl Default for Config {
             raw_esp: true,
             netns: None,
             socket_buffer: 8 << 20,
+            until: None,
+            forward: None,
         }
     }
 }
@@ -145,6 +185,26 @@ mod tests {
         assert_eq!(worker_of_spi(0x1fff_ffff), 0);
         assert_eq!(worker_of_spi(0x2000_0000), 1);
         assert_eq!(worker_of_spi(u32::MAX), 7);
+    }
+
+    #[test]
+    fn slots_follow_the_worker_and_leave_22_bits() {
+        for slot in [0, 1, 77, MAX_SLOTS - 1] {
+            let spi = 5 << 29 | u32::from(slot) << 22 | 0x3f_ffff;
+            assert_eq!((slot_of_spi(spi), worker_of_spi(spi)), (slot, 5));
+            assert_eq!(slot_of_spi(spi & !0x3f_ffff), slot);
+        }
+    }
+
+    #[test]
+    fn every_spi_has_a_worker_on_a_node_with_fewer_of_them() {
+        for workers in 0..=MAX_WORKERS {
+            for worker in 0..MAX_WORKERS {
+                let serving = serving_worker(u32::from(worker) << 29, workers);
+                assert!(serving < workers.max(1));
+                assert!(worker >= workers || serving == worker);
+            }
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum Origin {
         segment: usize,
         /// Outer type of service.
         tos: u8,
+        /// Another node of the cluster sent it on.
+        forwarded: bool,
     },
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,13 +12,15 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::{Config, Domain, DomainReport, MAX_WORKERS};
+use crate::forward::{Envelope, Kind};
+use crate::forward_io::ForwardPort;
 use crate::handover::Mailbox;
 use crate::message::WorkerEvent;
 use crate::routes::Owners;
 use crate::shard::DomainFacts;
 use crate::sys::netlink::{self, Netlink};
 use crate::sys::socket::{self, EspSocket};
-use crate::sys::{bpf, netns, tun};
+use crate::sys::{bpf, interfaces, netns, tun};
 use crate::worker::{self, Control, DomainQueue, Running, WorkerHandle, WorkerPorts};
 
 /// How long workers may take to let go of a routing domain.
@@ -94,6 +97,9 @@ pub struct Holder {
     workers: u8,
     cores: Vec<usize>,
     ike: Vec<IkeSocket>,
+    until: Option<Arc<AtomicU64>>,
+    /// The socket of each worker for packets that came to the wrong node.
+    forwards: Vec<Arc<ForwardPort>>,
     /// The sockets of each worker.
     ports: Vec<Arc<WorkerPorts>>,
     mailboxes: Arc<[Mailbox]>,
@@ -133,7 +139,7 @@ impl Holder {
             sockets = Some(open_sockets(&config));
             Ok(())
         })?;
-        let (ike, ports) = sockets.unwrap_or(Err(OpenError::Config("no sockets")))?;
+        let (ike, ports, forwards) = sockets.unwrap_or(Err(OpenError::Config("no sockets")))?;
         let mailboxes = (0..config.workers)
             .map(|_| Mailbox::new())
             .collect::<io::Result<Vec<_>>>()?;
@@ -141,6 +147,8 @@ impl Holder {
             workers: config.workers,
             cores: config.cores,
             ike,
+            until: config.until,
+            forwards: forwards.into_iter().map(Arc::new).collect(),
             ports: ports.into_iter().map(Arc::new).collect(),
             mailboxes: mailboxes.into(),
             owners: Arc::default(),
@@ -325,6 +333,8 @@ impl Holder {
             workers: self.workers,
             core: self.cores.get(usize::from(index)).copied(),
             ports: Arc::clone(ports),
+            forward: self.forwards.get(usize::from(index)).map(Arc::clone),
+            until: self.until.clone(),
             mailboxes: Arc::clone(&self.mailboxes),
             owners: Arc::clone(&self.owners),
         };
@@ -339,6 +349,32 @@ impl Holder {
         let running = self.state().running.remove(&index);
         // Dropped outside the lock: the thread may want to deliver events first.
         drop(running);
+    }
+
+    /// Sends an IKE message on to the node of the cluster that should have got it, without its non-ESP marker. There it
+    /// comes out as [`WorkerEvent::ForwardedIke`]. `local` is our address that the peer at `remote` sent it to.
+    ///
+    /// # Errors
+    /// The system's reason, `WouldBlock` for one, and `Unsupported` without [`Config::forward`]. The message is lost then;
+    /// the peer repeats it.
+    pub fn forward_ike(
+        &self,
+        to: SocketAddr,
+        local: SocketAddr,
+        remote: SocketAddr,
+        message: &[u8],
+    ) -> io::Result<()> {
+        let port = self
+            .forwards
+            .first()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+        let envelope = Envelope {
+            kind: Kind::Ike,
+            tos: 0,
+            source: remote,
+            destination: local,
+        };
+        port.send(to, &envelope, message, &mut Vec::new())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -361,7 +397,7 @@ fn expand(listen: &[IpAddr]) -> io::Result<Vec<IpAddr>> {
     let mut addresses = Vec::new();
     for address in listen {
         let wanted = if address.is_unspecified() {
-            let mut all = netlink::interface_addresses()?;
+            let mut all = interfaces::interface_addresses()?;
             all.retain(|a| a.is_ipv4() == address.is_ipv4());
             all
         } else {
@@ -376,7 +412,10 @@ fn expand(listen: &[IpAddr]) -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-fn open_sockets(config: &Config) -> Result<(Vec<IkeSocket>, Vec<WorkerPorts>), OpenError> {
+/// Everything that is opened at the start.
+type Sockets = (Vec<IkeSocket>, Vec<WorkerPorts>, Vec<ForwardPort>);
+
+fn open_sockets(config: &Config) -> Result<Sockets, OpenError> {
     let listen = expand(&config.listen)?;
     if listen.is_empty() {
         return Err(OpenError::Config("no address to listen on"));
@@ -419,12 +458,24 @@ fn open_sockets(config: &Config) -> Result<(Vec<IkeSocket>, Vec<WorkerPorts>), O
         }
         if config.raw_esp {
             for (index, worker) in (0..).zip(&mut ports) {
-                let esp = EspSocket::raw(ip, index, config.socket_buffer);
+                let esp = EspSocket::raw(ip, index, config.workers, config.socket_buffer);
                 worker.push(esp.map_err(failed("raw ESP socket", at(0)))?);
             }
         }
     }
-    Ok((ike, ports))
+    let forwards = match &config.forward {
+        None => Vec::new(),
+        Some(forward) => {
+            ForwardPort::open_all(forward, config.workers, config.socket_buffer).map_err(|source| {
+                OpenError::Socket {
+                    what: "socket for forwarded packets",
+                    address: forward.listen,
+                    source,
+                }
+            })?
+        }
+    };
+    Ok((ike, ports, forwards))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::io::IoSlice;
 use std::net::SocketAddr;
 
+use esp::DropReason;
+
 use crate::handover::Parcel;
 use crate::message::{Encap, WorkerEvent};
 
@@ -23,6 +25,8 @@ pub struct Arrival {
     pub port: PortId,
     /// Outer type of service or traffic class.
     pub tos: u8,
+    /// Another node of the cluster sent it on: it is not sent on again.
+    pub forwarded: bool,
 }
 
 /// Why a packet was not sent or written.
@@ -32,6 +36,19 @@ pub enum Refused {
     Full,
     /// This packet cannot go.
     Failed,
+    /// The permission to carry packets is over.
+    NotOwner,
+}
+
+impl Refused {
+    /// The reason to count: that of a full queue, of a failure, or the lack of permission.
+    pub(crate) fn reason(self, full: DropReason, failed: DropReason) -> DropReason {
+        match self {
+            Self::Full => full,
+            Self::Failed => failed,
+            Self::NotOwner => DropReason::NotOwner,
+        }
+    }
 }
 
 /// What the worker's loop needs of its surroundings. Nothing here blocks.
@@ -47,6 +64,11 @@ pub trait PacketIo {
         to: SocketAddr,
         tos: u8,
     ) -> Result<(), Refused>;
+    /// Sends ESP packets of `arrival` on to another node of the cluster, one by one; gives how many went.
+    fn forward(&mut self, to: SocketAddr, arrival: &Arrival, data: &[u8]) -> Result<u64, Refused>;
+    /// Whether packets may be carried at this moment. [`PacketIo::transmit`] and [`PacketIo::write_inner`] ask for
+    /// themselves once more: the thread may have stood still between.
+    fn may_carry(&mut self) -> bool;
     /// Fills `buffer` with a `virtio_net_hdr` and an inner packet or burst; gives its domain and the octets.
     fn read_inner(&mut self, buffer: &mut [u8]) -> Option<(u32, usize)>;
     /// Writes an inner packet or burst; the first part is its `virtio_net_hdr`.

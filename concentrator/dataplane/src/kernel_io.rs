@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use crate::forward::{Envelope, Kind};
 use crate::handover::{Batch, Parcel};
 use crate::io::{Arrival, PacketIo, PortId, Refused};
 use crate::message::{Encap, WorkerEvent};
@@ -25,6 +26,8 @@ const BATCHES_A_TURN: usize = 16;
 /// Numbers of the sources in the epoll set.
 const WAKER: u64 = u64::MAX;
 const DOMAIN: u64 = 1 << 32;
+/// Of the socket for forwarded packets, among those of the other sockets.
+const FORWARD: usize = u16::MAX as usize;
 
 /// Reads from one source before it is another's turn.
 const RECEIVES_A_GO: usize = 16;
@@ -96,12 +99,18 @@ pub(crate) struct KernelIo<'e> {
     pub(crate) is_woken: bool,
     /// What is to be handed over, by worker.
     parcels: Vec<Batch>,
+    /// Room to wrap a packet for another node.
+    wrapped: Vec<u8>,
+    bad_forwards: u64,
 }
 
 impl<'e> KernelIo<'e> {
     pub(crate) fn new(seat: Seat, poller: Poller, events: &'e dyn Fn(WorkerEvent)) -> io::Result<Self> {
         for (number, socket) in (0..).zip(&seat.ports.0) {
             poller.add(socket, number)?;
+        }
+        if let Some(forward) = &seat.forward {
+            poller.add(&**forward, FORWARD as u64)?;
         }
         if let Some(mailbox) = seat.mailboxes.get(usize::from(seat.index)) {
             mailbox.clear();
@@ -118,6 +127,8 @@ impl<'e> KernelIo<'e> {
             // Commands may have come before the epoll set was there.
             is_woken: true,
             parcels,
+            wrapped: Vec::new(),
+            bad_forwards: 0,
         })
     }
 
@@ -170,7 +181,11 @@ impl<'e> KernelIo<'e> {
         };
         mailbox.waker.clear();
         let mut is_done = false;
+        shard.work_off(self, now);
         for _ in 0..COMMANDS_A_TURN {
+            if shard.is_installing() {
+                break;
+            }
             match commands.try_recv() {
                 Ok(Control::Command(command)) => {
                     if shard.command(command, self, now) == Flow::Stop {
@@ -211,6 +226,42 @@ impl<'e> KernelIo<'e> {
             .sum()
     }
 
+    /// Forwarded packets that were refused since the last time.
+    pub(crate) fn take_bad_forwards(&mut self) -> u64 {
+        std::mem::take(&mut self.bad_forwards)
+    }
+
+    /// A packet that another node sent on, if the next datagram holds one that is ours.
+    fn receive_forwarded(&mut self, buffer: &mut [u8]) -> Option<Arrival> {
+        let forward = self.seat.forward.clone()?;
+        match forward.receive(buffer) {
+            None => self.ready_ports.exhausted(),
+            Some(Err(())) => self.bad_forwards += 1,
+            Some(Ok((envelope, len))) => match envelope.kind {
+                Kind::Ike => self.event(WorkerEvent::ForwardedIke {
+                    local: envelope.destination,
+                    remote: envelope.source,
+                    bytes: buffer.get(..len).unwrap_or_default().to_vec(),
+                }),
+                Kind::Esp(encap) => {
+                    let Some(port) = self.port(envelope.destination, encap) else {
+                        self.bad_forwards += 1;
+                        return None;
+                    };
+                    return Some(Arrival {
+                        len,
+                        segment: len,
+                        from: envelope.source,
+                        port,
+                        tos: envelope.tos,
+                        forwarded: true,
+                    });
+                }
+            },
+        }
+        None
+    }
+
     /// Stops reading a device that is gone: somebody else deleted it. Its queue would be ready for ever.
     fn lose(&mut self, id: u32, error: &io::Error) {
         if error.raw_os_error() == Some(libc::EINTR) {
@@ -230,6 +281,12 @@ impl<'e> KernelIo<'e> {
 impl PacketIo for KernelIo<'_> {
     fn receive(&mut self, buffer: &mut [u8]) -> Option<Arrival> {
         while let Some(number) = self.ready_ports.next() {
+            if number == FORWARD {
+                match self.receive_forwarded(buffer) {
+                    None => continue,
+                    arrival => return arrival,
+                }
+            }
             let socket = self.seat.ports.0.get(number)?;
             // An error here is one of an earlier send (ICMP): the socket stays usable.
             let Ok(Some(mut received)) = socket.receive(buffer) else {
@@ -252,6 +309,7 @@ impl PacketIo for KernelIo<'_> {
                 from,
                 port: PortId(number as u16),
                 tos,
+                forwarded: false,
             });
         }
         None
@@ -271,6 +329,9 @@ impl PacketIo for KernelIo<'_> {
             .0
             .get(usize::from(port.0))
             .ok_or(Refused::Failed)?;
+        if !self.seat.may_carry() {
+            return Err(Refused::NotOwner);
+        }
         if data.len() > segment && socket.segments() {
             match socket.send(data, to, u16::try_from(segment).ok(), tos) {
                 Ok(()) => return Ok(()),
@@ -292,6 +353,34 @@ impl PacketIo for KernelIo<'_> {
         Ok(())
     }
 
+    fn forward(&mut self, to: SocketAddr, arrival: &Arrival, data: &[u8]) -> Result<u64, Refused> {
+        let (destination, encap) = self.describe(arrival.port).ok_or(Refused::Failed)?;
+        let forward = self.seat.forward.as_ref().ok_or(Refused::Failed)?;
+        let envelope = Envelope {
+            kind: Kind::Esp(encap),
+            tos: arrival.tos,
+            source: arrival.from,
+            destination,
+        };
+        if !self.seat.may_carry() {
+            return Err(Refused::NotOwner);
+        }
+        let mut sent = 0;
+        for packet in data.chunks(arrival.segment.max(1)) {
+            match forward.send(to, &envelope, packet, &mut self.wrapped) {
+                Ok(()) => sent += 1,
+                Err(_) if sent > 0 => break,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Refused::Full),
+                Err(_) => return Err(Refused::Failed),
+            }
+        }
+        Ok(sent)
+    }
+
+    fn may_carry(&mut self) -> bool {
+        self.seat.may_carry()
+    }
+
     fn read_inner(&mut self, buffer: &mut [u8]) -> Option<(u32, usize)> {
         while let Some(id) = self.ready_queues.next() {
             match self.queues.get(&id).map(|q| q.queue.read(buffer)) {
@@ -306,6 +395,9 @@ impl PacketIo for KernelIo<'_> {
 
     fn write_inner(&mut self, domain: u32, parts: &[IoSlice<'_>]) -> Result<(), Refused> {
         let queue = self.queues.get(&domain).ok_or(Refused::Failed)?;
+        if !self.seat.may_carry() {
+            return Err(Refused::NotOwner);
+        }
         queue.queue.write(parts).map_err(|e| match e.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Refused::Full,
             _ => Refused::Failed,

@@ -23,8 +23,11 @@
 //! # drop(worker); Ok(()) }
 //! ```
 
+mod address;
 mod coalesce;
 mod config;
+mod forward;
+mod forward_io;
 mod handover;
 mod holder;
 mod icmp;
@@ -39,8 +42,10 @@ mod sys;
 mod vnet;
 mod worker;
 
+pub use address::{Address, AddressError, addresses};
 pub use config::{
-    Config, Domain, DomainReport, MAX_WORKERS, MssClamp, Offloads, WORKER_BITS, worker_for, worker_of_spi,
+    Config, Domain, DomainReport, Forward, MAX_SLOTS, MAX_WORKERS, MssClamp, Offloads, SLOT_BITS,
+    WORKER_BITS, serving_worker, slot_of_spi, worker_for, worker_of_spi,
 };
 pub use handover::{Batch, Origin, Parcel};
 pub use holder::{DomainError, Holder, IkeSocket, OpenError, StartError};
@@ -51,6 +56,7 @@ pub use message::{
 pub use routes::Owners;
 pub use segment::{Burst, SegmentError};
 pub use shard::{DomainFacts, Flow, Shard};
+pub use sys::process::{Watched, boot_time, realtime, wait_for_end};
 pub use sys::socket::{Received, allow_bursts, receive_burst};
 pub use vnet::{Gso, VnetHeader};
 pub use worker::{SendError, WorkerHandle};

@@ -13,6 +13,8 @@ use ip::packet::Summary;
 pub struct SaPair {
     /// The control plane's number for the session; comes back in events.
     pub session: u64,
+    /// The slot of the cluster that it belongs to; 0 in a single node.
+    pub slot: u8,
     /// The routing domain of the inner packets.
     pub domain: u32,
     /// The SA of packets from the peer. Its SPI is the key of the pair in commands and events.
@@ -78,10 +80,27 @@ pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
 pub enum WorkerCommand {
     /// Adds a pair, replacing one with the same inbound SPI.
     Install(Box<SaPair>),
+    /// Adds many pairs, a share in each turn of the worker so that packets of others go on meanwhile. Later commands are
+    /// obeyed when all are in.
+    InstallMany(Vec<SaPair>),
     /// Removes a pair; others of the session stay.
     Remove {
         /// Inbound SPI.
         spi_in: u32,
+    },
+    /// Removes every pair of a slot at once. When a later [`WorkerCommand::ReadCounters`] is answered, none of them carries
+    /// anything any more.
+    RemoveSlot {
+        /// The slot, as in [`SaPair::slot`].
+        slot: u8,
+    },
+    /// Says where ESP packets of a slot that this node does not serve are sent on to, by the slot in their SPI; the
+    /// node needs [`crate::Config::forward`]. A worker that starts again has forgotten it.
+    Forward {
+        /// The slot, as [`crate::slot_of_spi`] tells it.
+        slot: u8,
+        /// [`crate::Forward::listen`] of the slot's owner; `None` ends it.
+        to: Option<SocketAddr>,
     },
     /// The peer is elsewhere now, or reached from another address of ours.
     UpdatePeer {
@@ -199,6 +218,16 @@ pub enum WorkerEvent {
         /// The message without the non-ESP marker.
         bytes: Vec<u8>,
     },
+    /// An IKE message that came to another node of the cluster, sent on by [`crate::Holder::forward_ike`]. It must not be
+    /// sent on again.
+    ForwardedIke {
+        /// The address and port that the peer sent it to, one of those listened on.
+        local: SocketAddr,
+        /// The peer's.
+        remote: SocketAddr,
+        /// The message without the non-ESP marker.
+        bytes: Vec<u8>,
+    },
     /// Counters of the pairs that carried something, about once a second.
     Stats(Vec<SaStats>),
 }
@@ -247,6 +276,10 @@ pub struct WorkerCounters {
     pub outer_writes: u64,
     /// Packets and bursts handed to other workers.
     pub handed_over: u64,
+    /// ESP packets sent on to the node that owns them.
+    pub forwarded_out: u64,
+    /// ESP packets that another node sent on to this one.
+    pub forwarded_in: u64,
     /// Packets that the kernel refused to take, on either side.
     pub refused: u64,
 }

@@ -3,11 +3,12 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::forward_io::ForwardPort;
 use crate::handover::Mailbox;
 use crate::kernel_io::KernelIo;
 use crate::message::{WorkerCommand, WorkerEvent};
@@ -57,8 +58,22 @@ pub(crate) struct Seat {
     pub(crate) workers: u8,
     pub(crate) core: Option<usize>,
     pub(crate) ports: Arc<WorkerPorts>,
+    pub(crate) forward: Option<Arc<ForwardPort>>,
+    pub(crate) until: Option<Arc<AtomicU64>>,
     pub(crate) mailboxes: Arc<[Mailbox]>,
     pub(crate) owners: Arc<Owners>,
+}
+
+impl Seat {
+    /// Whether packets may be carried now. The limit is read before the clock: who stood still between them finds the
+    /// clock past the limit it read.
+    pub(crate) fn may_carry(&self) -> bool {
+        let Some(until) = &self.until else {
+            return true;
+        };
+        let until = until.load(Ordering::Acquire);
+        until == u64::MAX || crate::sys::process::boot_nanos() < until
+    }
 }
 
 /// A worker's thread as its holder sees it. Dropping it ends the thread and waits for it.
@@ -220,6 +235,7 @@ fn run(
         }
         let packets = shard.turn(&mut io, now);
         shard.count_lost(io.post_parcels());
+        shard.count_bad_forwards(io.take_bad_forwards());
         since_sleep += packets;
         timeout = Duration::ZERO;
         if packets > 0 || is_woken {

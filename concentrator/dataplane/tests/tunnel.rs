@@ -181,6 +181,7 @@ fn suites() -> [Suite; 3] {
 #[derive(Clone)]
 struct Agreement {
     session: u64,
+    slot: u8,
     domain: u32,
     spis: [u32; 2],
     suite: Suite,
@@ -205,6 +206,7 @@ impl Agreement {
         let port = if self.encap == Encap::Udp { 4500 } else { 0 };
         SaPair {
             session: self.session,
+            slot: self.slot,
             domain: self.domain,
             inbound: esp::InboundParams {
                 spi: spi_in,
@@ -253,6 +255,7 @@ impl Agreement {
 fn agreement(spi: u32, suite: Suite, encap: Encap) -> Agreement {
     Agreement {
         session: u64::from(spi),
+        slot: 0,
         domain: 1,
         spis: [spi, spi + 0x1000],
         suite,

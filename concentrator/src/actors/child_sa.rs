@@ -219,6 +219,7 @@ impl Handler<ChildNews> for ChildSaActor {
             }
             WorkerEvent::FirstInbound { .. }
             | WorkerEvent::StrayIke { .. }
+            | WorkerEvent::ForwardedIke { .. }
             | WorkerEvent::DeviceLost { .. }
             | WorkerEvent::Idle { .. }
             | WorkerEvent::Acquire { .. }

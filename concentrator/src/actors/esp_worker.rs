@@ -189,7 +189,8 @@ impl Handler<News> for EspWorker {
                     self.account(stats, now);
                 }
             }
-            WorkerEvent::StrayIke { local, remote, bytes } => {
+            WorkerEvent::StrayIke { local, remote, bytes }
+            | WorkerEvent::ForwardedIke { local, remote, bytes } => {
                 let stray = Datagram {
                     local: *local,
                     remote: *remote,

@@ -93,6 +93,10 @@ drop_reasons! {
     NotIp = "not_ip",
     /// A packet of one SA's peer arrived on a worker or in a domain that is not the SA's.
     WrongOwner = "wrong_owner",
+    /// The node's permission to carry packets is over: another node of the cluster may own the SA.
+    NotOwner = "not_owner",
+    /// A packet forwarded from another node of the cluster, malformed or with a wrong authenticator.
+    BadForward = "bad_forward",
 }
 
 impl DropReason {

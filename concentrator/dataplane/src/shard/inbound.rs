@@ -11,7 +11,7 @@ use ip::packet::Fragment;
 use super::{LARGEST, MAX_RECEIVES, Shard};
 use crate::coalesce::Sink;
 use crate::handover::{Origin, Parcel};
-use crate::io::{Arrival, PacketIo, Refused};
+use crate::io::{Arrival, PacketIo};
 use crate::message::{WorkerCounters, WorkerEvent};
 use crate::mss;
 
@@ -32,6 +32,7 @@ impl Shard {
                 break;
             };
             self.counters.outer_reads += 1;
+            self.counters.forwarded_in += u64::from(arrival.forwarded);
             handled += self.open_arrival(at, &arrival, false, io, now);
             at = (at + arrival.len).next_multiple_of(64);
         }
@@ -110,6 +111,34 @@ impl Shard {
         }
     }
 
+    /// What no SA here opens: to the node that owns its slot, if it came to this one by mistake.
+    fn send_on(
+        &mut self,
+        spi: u32,
+        run: Range<usize>,
+        arrival: &Arrival,
+        packets: u64,
+        io: &mut impl PacketIo,
+    ) {
+        let slot = usize::from(crate::slot_of_spi(spi));
+        let to = self.forwards.get(slot).copied().flatten();
+        let Some(to) = to.filter(|_| !arrival.forwarded) else {
+            return self.counters.drops.add(DropReason::UnknownSpi, packets);
+        };
+        match io.forward(to, arrival, self.arena.get(run).unwrap_or_default()) {
+            Ok(sent) => {
+                self.counters.forwarded_out += sent;
+                self.counters
+                    .drops
+                    .add(DropReason::SocketFull, packets.saturating_sub(sent));
+            }
+            Err(refused) => {
+                let reason = refused.reason(DropReason::SocketFull, DropReason::SendFailed);
+                self.counters.drops.add(reason, packets);
+            }
+        }
+    }
+
     fn open_run(
         &mut self,
         spi: u32,
@@ -125,16 +154,16 @@ impl Shard {
             .get(&spi)
             .and_then(|slot| self.pairs.get_mut(*slot as usize)?.as_mut());
         let Some(pair) = pair else {
-            let owner = crate::worker_of_spi(spi);
-            if owner == self.worker || owner >= self.workers || is_final {
-                self.counters.drops.add(DropReason::UnknownSpi, packets);
-                return;
+            let owner = crate::serving_worker(spi, self.workers);
+            if owner == self.worker || is_final {
+                return self.send_on(spi, run, arrival, packets, io);
             }
             let Arrival {
                 segment,
                 from,
                 port,
                 tos,
+                forwarded,
                 ..
             } = *arrival;
             let data = self.arena.get(run).unwrap_or_default();
@@ -143,6 +172,7 @@ impl Shard {
                 port,
                 segment,
                 tos,
+                forwarded,
             };
             if io.hand_over(owner, Parcel { origin, data }) {
                 self.counters.handed_over += 1;
@@ -248,10 +278,7 @@ impl<I: PacketIo> Sink for InnerSink<'_, I> {
         match self.io.write_inner(domain as u32, parts) {
             Ok(()) => self.counters.inner_out += packets as u64,
             Err(refused) => {
-                let reason = match refused {
-                    Refused::Full => DropReason::DeviceFull,
-                    Refused::Failed => DropReason::DeviceFailed,
-                };
+                let reason = refused.reason(DropReason::DeviceFull, DropReason::DeviceFailed);
                 self.counters.refused += packets as u64;
                 self.counters.drops.add(reason, packets as u64);
             }

@@ -9,9 +9,12 @@
 mod inbound;
 mod outbound;
 mod pair;
+mod table;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,13 +22,15 @@ use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::coalesce::Coalescer;
-use crate::config::{MssClamp, Offloads};
+use crate::config::{MAX_SLOTS, MssClamp, Offloads};
 use crate::handover::{Batch, Origin};
 use crate::io::PacketIo;
 use crate::message::{SaPair, SaStats, WorkerCommand, WorkerCounters, WorkerEvent};
 use crate::routes::{Owners, Routes};
+use crate::segment::Burst;
+use crate::vnet::{self, VnetHeader};
 use outbound::Outbox;
-use pair::{Allowance, Pair, Slot};
+use pair::{Allowance, Pair, Place};
 
 /// Octets of the buffer for received bursts: a few of the largest.
 const ARENA: usize = 256 << 10;
@@ -61,10 +66,14 @@ pub struct Shard {
     worker: u8,
     workers: u8,
     pairs: Vec<Option<Pair>>,
-    free: Vec<Slot>,
-    by_spi: FxHashMap<u32, Slot>,
+    free: Vec<Place>,
+    by_spi: FxHashMap<u32, Place>,
+    /// Pairs that wait to be installed.
+    backlog: VecDeque<SaPair>,
+    /// Where packets of the slots of other nodes are sent on to.
+    forwards: [Option<SocketAddr>; MAX_SLOTS as usize],
     domains: FxHashMap<u32, DomainFacts>,
-    routes: FxHashMap<u32, Routes<Slot>>,
+    routes: FxHashMap<u32, Routes<Place>>,
     owners: Arc<Owners>,
     counters: WorkerCounters,
     arena: Vec<u8>,
@@ -96,6 +105,8 @@ impl Shard {
             pairs: Vec::new(),
             free: Vec::new(),
             by_spi: FxHashMap::default(),
+            backlog: VecDeque::new(),
+            forwards: [None; MAX_SLOTS as usize],
             domains: FxHashMap::default(),
             routes: FxHashMap::default(),
             owners,
@@ -112,12 +123,40 @@ impl Shard {
     }
 
     /// Does what waits, within bounds: receives, reads, and once a second reports. Returns the packets handled; 0 means
-    /// that nothing waited.
+    /// that nothing waited. Without permission to carry packets, what waits is dropped.
     pub fn turn(&mut self, io: &mut impl PacketIo, now: Instant) -> usize {
-        let handled = self.receive(io, now) + self.read(io, now);
+        let handled = if io.may_carry() {
+            self.receive(io, now) + self.read(io, now)
+        } else {
+            self.discard(io)
+        };
         if now >= self.report_at {
             self.report_at = now + REPORT_EVERY;
             self.report(io, now);
+        }
+        handled
+    }
+
+    /// Drops what waits, so that nothing old is left when the permission comes back.
+    fn discard(&mut self, io: &mut impl PacketIo) -> usize {
+        let mut handled = 0;
+        for _ in 0..MAX_RECEIVES {
+            let Some(arrival) = io.receive(&mut self.arena) else {
+                break;
+            };
+            let packets = arrival.len.div_ceil(arrival.segment.max(1)).max(1);
+            self.counters.outer_in += packets as u64;
+            self.counters.drops.add(esp::DropReason::NotOwner, packets as u64);
+            handled += packets;
+        }
+        for _ in 0..MAX_READS {
+            let Some((_, len)) = io.read_inner(&mut self.inner) else {
+                break;
+            };
+            let packets = inner_packets(self.inner.get(..len).unwrap_or_default());
+            self.counters.inner_in += packets;
+            self.counters.drops.add(esp::DropReason::NotOwner, packets);
+            handled += 1;
         }
         handled
     }
@@ -137,6 +176,11 @@ impl Shard {
         self.counters.drops.add(esp::DropReason::QueueFull, packets);
     }
 
+    /// Packets said to come from another node that were refused.
+    pub fn count_bad_forwards(&mut self, packets: u64) {
+        self.counters.drops.add(esp::DropReason::BadForward, packets);
+    }
+
     /// Packets from other workers.
     pub fn accept(&mut self, batch: &Batch, io: &mut impl PacketIo, now: Instant) {
         for parcel in batch.parcels() {
@@ -147,6 +191,7 @@ impl Shard {
                     port,
                     segment,
                     tos,
+                    forwarded,
                 } => {
                     if let Some(room) = self.arena.get_mut(..parcel.data.len()) {
                         room.copy_from_slice(parcel.data);
@@ -156,6 +201,7 @@ impl Shard {
                             from,
                             port,
                             tos,
+                            forwarded,
                         };
                         self.open_arrival(0, &arrival, true, io, now);
                         self.flush_inner(io);
@@ -180,7 +226,17 @@ impl Shard {
     pub fn command(&mut self, command: WorkerCommand, io: &mut impl PacketIo, now: Instant) -> Flow {
         match command {
             WorkerCommand::Install(pair) => self.install(*pair, io, now),
+            WorkerCommand::InstallMany(pairs) => {
+                self.backlog.extend(pairs);
+                self.work_off(io, now);
+            }
             WorkerCommand::Remove { spi_in } => self.remove(spi_in),
+            WorkerCommand::RemoveSlot { slot } => self.remove_slot(slot),
+            WorkerCommand::Forward { slot, to } => {
+                if let Some(place) = self.forwards.get_mut(usize::from(slot)) {
+                    *place = to;
+                }
+            }
             WorkerCommand::UpdatePeer {
                 spi_in,
                 remote,
@@ -229,63 +285,6 @@ impl Shard {
         Flow::Continue
     }
 
-    fn install(&mut self, pair: SaPair, io: &mut impl PacketIo, now: Instant) {
-        let (session, spi_in) = (pair.session, pair.inbound.spi);
-        let refuse = |io: &mut dyn FnMut(WorkerEvent), reason: String| {
-            io(WorkerEvent::InstallFailed {
-                session,
-                spi_in,
-                reason,
-            });
-        };
-        if crate::worker_of_spi(spi_in) != self.worker || spi_in < 256 {
-            refuse(
-                &mut |e| io.event(e),
-                format!("inbound SPI {spi_in:08x} is not one of worker {}", self.worker),
-            );
-            return;
-        }
-        let Some(port) = io.port(pair.local, pair.encap) else {
-            refuse(
-                &mut |e| io.event(e),
-                format!("no {:?} socket has the address {}", pair.encap, pair.local),
-            );
-            return;
-        };
-        let pair = match Pair::new(pair, port, now) {
-            Ok(pair) => pair,
-            Err(e) => return refuse(&mut |e| io.event(e), e.to_string()),
-        };
-        self.remove(spi_in);
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.pairs.push(None);
-            (self.pairs.len() - 1) as Slot
-        });
-        self.by_spi.insert(spi_in, slot);
-        self.owners.add(pair.domain, &pair.ts_remote, self.worker);
-        self.routes
-            .entry(pair.domain)
-            .or_default()
-            .insert(&pair.ts_remote, slot);
-        if let Some(place) = self.pairs.get_mut(slot as usize) {
-            *place = Some(pair);
-        }
-    }
-
-    fn remove(&mut self, spi_in: u32) {
-        let Some(slot) = self.by_spi.remove(&spi_in) else {
-            return;
-        };
-        let Some(pair) = self.pairs.get_mut(slot as usize).and_then(Option::take) else {
-            return;
-        };
-        self.owners.remove(pair.domain, &pair.ts_remote, self.worker);
-        if let Some(routes) = self.routes.get_mut(&pair.domain) {
-            routes.remove(&pair.ts_remote, slot);
-        }
-        self.free.push(slot);
-    }
-
     fn stats(&self, now: Instant) -> Vec<SaStats> {
         self.pairs.iter().flatten().map(|pair| pair.stats(now)).collect()
     }
@@ -301,4 +300,12 @@ impl Shard {
             io.event(WorkerEvent::Stats(stats));
         }
     }
+}
+
+/// How many packets a `virtio_net_hdr` and what follows it are.
+fn inner_packets(data: &[u8]) -> u64 {
+    let burst = VnetHeader::read(data)
+        .zip(data.get(vnet::LEN..))
+        .and_then(|(header, packet)| Burst::new(&header, packet).ok().map(|burst| burst.count()));
+    burst.unwrap_or(1) as u64
 }

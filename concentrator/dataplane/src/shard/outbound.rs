@@ -7,7 +7,7 @@ use std::time::Instant;
 use esp::{DropReason, tunnel};
 use ip::packet::{Fragment, Summary};
 
-use super::pair::{Pair, Slot};
+use super::pair::{Pair, Place};
 use super::{DomainFacts, MAX_READS, Shard};
 use crate::handover::{Origin, Parcel};
 use crate::io::{PacketIo, Refused};
@@ -40,7 +40,7 @@ pub(super) struct Outbox {
 /// What the packets of one send have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 struct Key {
-    slot: Slot,
+    slot: Place,
     next_header: u8,
     tos: u8,
 }
@@ -192,9 +192,9 @@ impl Shard {
 
     /// The pair for an outbound packet: the newest usable one whose selectors match, else the newest. Without `is_final`
     /// a worker among several answers only for what is its own by the most specific entry of all.
-    fn choose(&self, domain: u32, summary: &Summary, is_final: bool) -> Option<Slot> {
+    fn choose(&self, domain: u32, summary: &Summary, is_final: bool) -> Option<Place> {
         let routes = self.routes.get(&domain)?;
-        let among = |slots: &[Slot]| {
+        let among = |slots: &[Place]| {
             let mut fallback = None;
             for slot in slots.iter().rev() {
                 let Some(pair) = self.pairs.get(*slot as usize).and_then(Option::as_ref) else {
@@ -322,10 +322,7 @@ impl Shard {
                 pair.sent(segments as u64, outbox.octets, now, io);
             }
             Err(refused) => {
-                let reason = match refused {
-                    Refused::Full => DropReason::SocketFull,
-                    Refused::Failed => DropReason::SendFailed,
-                };
+                let reason = refused.reason(DropReason::SocketFull, DropReason::SendFailed);
                 self.counters.refused += segments as u64;
                 self.counters.drops.add(reason, segments as u64);
                 pair.ask_for_more(io);

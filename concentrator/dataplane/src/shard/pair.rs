@@ -12,10 +12,12 @@ use crate::io::{PacketIo, PortId};
 use crate::message::{Activate, Encap, Limits, SaPair, SaStats, WorkerEvent};
 
 /// Index of a pair in its worker's table.
-pub(crate) type Slot = u32;
+pub(crate) type Place = u32;
 
 pub(crate) struct Pair {
     pub(crate) session: u64,
+    /// Of the cluster.
+    pub(crate) slot: u8,
     pub(crate) domain: u32,
     pub(crate) spi_in: u32,
     pub(crate) inbound: InboundSa,
@@ -53,6 +55,7 @@ impl Pair {
     pub(crate) fn new(pair: SaPair, port: PortId, now: Instant) -> Result<Self, KeyError> {
         Ok(Self {
             session: pair.session,
+            slot: pair.slot,
             domain: pair.domain,
             spi_in: pair.inbound.spi,
             inbound: InboundSa::new(&pair.inbound)?,

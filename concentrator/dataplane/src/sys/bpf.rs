@@ -12,6 +12,7 @@ const LD_W_ABS: u16 = 0x20; // A = word at k
 const LD_W_IND: u16 = 0x40; // A = word at X + k
 const LDX_MSH: u16 = 0xb1; // X = 4 * (octet at k & 15)
 const RSH: u16 = 0x74; // A >>= k
+const MOD: u16 = 0x94; // A %= k
 const ADD: u16 = 0x04; // A += k
 const JEQ: u16 = 0x15;
 const JGE: u16 = 0x35;
@@ -32,7 +33,8 @@ const fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Op {
 }
 
 /// Chooses the member of the port 4500 group: member 0 (IKE) for a first word of zero (the non-ESP marker of RFC 3948
-/// section 2.2), for anything shorter than a word (keepalives), and for worker bits out of range; else 1 + worker bits.
+/// section 2.2) and for anything shorter than a word (keepalives), else the one behind that of the worker that serves the
+/// SPI.
 pub(crate) fn steering_program(workers: u8) -> Vec<Op> {
     vec![
         op(LD_LEN, 0),
@@ -40,30 +42,44 @@ pub(crate) fn steering_program(workers: u8) -> Vec<Op> {
         op(LD_W_ABS, 0),
         jump(JEQ, 0, 4, 0),
         op(RSH, 32 - WORKER_BITS),
-        jump(JGE, u32::from(workers), 2, 0),
+        op(MOD, u32::from(workers.max(1))),
         op(ADD, 1),
         op(RET_A, 0),
         op(RET, 0),
     ]
 }
 
-/// Passes to a raw ESP socket over IPv4 (where the packet begins with its IP header) only its worker's SPIs.
-pub(crate) fn raw_filter_v4(worker: u8) -> Vec<Op> {
+/// Chooses the member of a group that has one for each worker: the one that serves the SPI at the start.
+pub(crate) fn forward_program(workers: u8) -> Vec<Op> {
+    vec![
+        op(LD_LEN, 0),
+        jump(JGE, 4, 0, 4),
+        op(LD_W_ABS, 0),
+        op(RSH, 32 - WORKER_BITS),
+        op(MOD, u32::from(workers.max(1))),
+        op(RET_A, 0),
+        op(RET, 0),
+    ]
+}
+
+/// Passes to a raw ESP socket over IPv4 (where the packet begins with its IP header) only the SPIs that its worker serves.
+pub(crate) fn raw_filter_v4(worker: u8, workers: u8) -> Vec<Op> {
     let mut program = vec![op(LDX_MSH, 0), op(LD_W_IND, 0)];
-    program.extend(worker_tail(worker));
+    program.extend(worker_tail(worker, workers));
     program
 }
 
 /// The same over IPv6, where the packet begins with the ESP header.
-pub(crate) fn raw_filter_v6(worker: u8) -> Vec<Op> {
+pub(crate) fn raw_filter_v6(worker: u8, workers: u8) -> Vec<Op> {
     let mut program = vec![op(LD_W_ABS, 0)];
-    program.extend(worker_tail(worker));
+    program.extend(worker_tail(worker, workers));
     program
 }
 
-fn worker_tail(worker: u8) -> [Op; 4] {
+fn worker_tail(worker: u8, workers: u8) -> [Op; 5] {
     [
         op(RSH, 32 - WORKER_BITS),
+        op(MOD, u32::from(workers.max(1))),
         jump(JEQ, u32::from(worker), 0, 1),
         op(RET, u32::MAX),
         op(RET, 0),
@@ -130,6 +146,7 @@ mod tests {
                     None => return 0,
                 },
                 RSH => a >>= i.k,
+                MOD => a %= i.k,
                 ADD => a += i.k,
                 JEQ => pc += usize::from(if a == i.k { i.jt } else { i.jf }),
                 JGE => pc += usize::from(if a >= i.k { i.jt } else { i.jf }),
@@ -141,23 +158,25 @@ mod tests {
     }
 
     #[test]
-    fn steering_sends_ike_keepalives_and_strangers_to_member_zero() {
+    fn steering_sends_ike_and_keepalives_to_member_zero() {
         let program = steering_program(4);
         assert_eq!(run(&program, &[]), 0);
         assert_eq!(run(&program, &[0xff]), 0);
         assert_eq!(run(&program, &[0xff, 1, 2]), 0);
         assert_eq!(run(&program, &[0, 0, 0, 0, 1, 2, 3, 4]), 0);
-        assert_eq!(run(&program, &[0xe0, 0, 0, 1, 0, 0, 0, 0]), 0, "worker 7 of 4");
-        assert_eq!(run(&program, &[0x80, 0, 0, 1, 0, 0, 0, 0]), 0, "worker 4 of 4");
     }
 
     #[test]
     fn steering_sends_esp_to_its_worker() {
         for workers in 1..=8u8 {
             let program = steering_program(workers);
-            for worker in 0..workers {
-                let first = (u32::from(worker) << 29 | 0x123).to_be_bytes();
-                assert_eq!(run(&program, &first), u32::from(worker) + 1);
+            let forward = forward_program(workers);
+            for worker in 0..8u8 {
+                let spi = u32::from(worker) << 29 | 0x123;
+                let serving = u32::from(crate::serving_worker(spi, workers));
+                assert_eq!(run(&program, &spi.to_be_bytes()), serving + 1);
+                assert_eq!(run(&forward, &spi.to_be_bytes()), serving);
+                assert_eq!(run(&forward, &[spi as u8]), 0);
             }
         }
     }
@@ -169,10 +188,10 @@ mod tests {
         for worker in 0..8u8 {
             let spi = (u32::from(worker) << 29 | 0x1000).to_be_bytes();
             v4[24..28].copy_from_slice(&spi);
-            for filter in 0..8u8 {
-                let pass = if filter == worker { u32::MAX } else { 0 };
-                assert_eq!(run(&raw_filter_v4(filter), &v4), pass);
-                assert_eq!(run(&raw_filter_v6(filter), &spi), pass);
+            for (filter, workers) in (1..=8u8).flat_map(|n| (0..n).map(move |filter| (filter, n))) {
+                let pass = if filter == worker % workers { u32::MAX } else { 0 };
+                assert_eq!(run(&raw_filter_v4(filter, workers), &v4), pass);
+                assert_eq!(run(&raw_filter_v6(filter, workers), &spi), pass);
             }
         }
     }

@@ -6,11 +6,15 @@
     reason = "system calls without a safe wrapper; each block says why it is sound"
 )]
 
+pub(crate) mod announce;
 pub(crate) mod bpf;
 pub(crate) mod ebpf;
 pub(crate) mod event;
+pub(crate) mod interfaces;
+pub(crate) mod links;
 pub(crate) mod netlink;
 pub(crate) mod netns;
+pub(crate) mod process;
 pub(crate) mod socket;
 pub(crate) mod tun;
 pub(crate) mod wide;

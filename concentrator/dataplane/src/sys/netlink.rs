@@ -1,4 +1,4 @@
-//! The little of rtnetlink that a TUN device needs: link settings, addresses, routes.
+//! The little of rtnetlink that TUN devices and service addresses need: link settings, addresses, routes.
 
 use std::ffi::CString;
 use std::io;
@@ -9,16 +9,23 @@ use std::sync::Mutex;
 use ipnet::IpNet;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 
+const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_AF_SPEC: u16 = 26;
@@ -26,6 +33,8 @@ const IFLA_GSO_MAX_SIZE: u16 = 41;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_CACHEINFO: u16 = 6;
+const IFLA_INET_CONF: u16 = 1;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const AF_INET: u8 = 2;
@@ -115,6 +124,8 @@ impl Netlink {
             rustix::net::sockopt::Timeout::Recv,
             Some(patience),
         )?;
+        // Older kernels list the addresses of every device instead of those of the one asked for.
+        let _ = super::socket::set_int(&socket, libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, 1);
         Ok(Self {
             socket,
             sequence: Mutex::new(0),
@@ -182,20 +193,110 @@ impl Netlink {
 
     /// Adds an address to a device.
     pub(crate) fn add_address(&self, index: u32, net: IpNet) -> io::Result<()> {
+        self.address("add address", index, net, None, RTM_NEWADDR)
+    }
+
+    /// Adds an address that comes and goes: over IPv6 it is deprecated, so that connections which name no source do not
+    /// choose it.
+    pub(crate) fn add_floating_address(&self, index: u32, net: IpNet) -> io::Result<()> {
+        // `struct ifa_cacheinfo`: preferred for 0 seconds, valid for ever; two times that the kernel fills.
+        let lifetime = [0, u32::MAX, 0, 0].map(u32::to_ne_bytes).concat();
+        let lifetime = net.addr().is_ipv6().then_some(lifetime);
+        self.address("add address", index, net, lifetime, RTM_NEWADDR)
+    }
+
+    /// Removes an address; fails with `AddrNotAvailable` if it is not there.
+    pub(crate) fn del_address(&self, index: u32, net: IpNet) -> io::Result<()> {
+        self.address("remove address", index, net, None, RTM_DELADDR)
+    }
+
+    fn address(
+        &self,
+        what: &str,
+        index: u32,
+        net: IpNet,
+        lifetime: Option<Vec<u8>>,
+        kind: u16,
+    ) -> io::Result<()> {
         const IFA_F_NODAD: u8 = 2;
-        let (addr, len) = (net.addr(), net.prefix_len());
-        let flags = if addr.is_ipv6() { IFA_F_NODAD } else { 0 };
-        let mut header = vec![family(addr), len, flags, 0];
+        let addr = net.addr();
+        let ifa_flags = if addr.is_ipv6() { IFA_F_NODAD } else { 0 };
+        let mut header = vec![family(addr), net.prefix_len(), ifa_flags, 0];
         header.extend_from_slice(&index.to_ne_bytes());
+        let flags = if kind == RTM_NEWADDR {
+            NLM_F_CREATE | NLM_F_EXCL
+        } else {
+            0
+        };
         self.request(
-            &format!("add address {net}"),
+            &format!("{what} {net}"),
             |m| {
-                m.raw(&header)
+                let m = m
+                    .raw(&header)
                     .attribute(IFA_LOCAL, &octets(addr))
-                    .attribute(IFA_ADDRESS, &octets(addr))
+                    .attribute(IFA_ADDRESS, &octets(addr));
+                match &lifetime {
+                    Some(lifetime) => m.attribute(IFA_CACHEINFO, lifetime),
+                    None => m,
+                }
             },
-            RTM_NEWADDR,
-            NLM_F_CREATE | NLM_F_EXCL,
+            kind,
+            flags,
+        )
+    }
+
+    /// Whether a device has the address with this prefix length.
+    pub(crate) fn has_address(&self, index: u32, net: IpNet) -> io::Result<bool> {
+        let (addr, wanted) = (net.addr(), octets(net.addr()));
+        let mut header = vec![family(addr), 0, 0, 0];
+        header.extend_from_slice(&index.to_ne_bytes());
+        let mut found = false;
+        self.query(
+            "list addresses",
+            Message::new(RTM_GETADDR, NLM_F_DUMP).raw(&header),
+            |kind, body| {
+                let Some((head, rest)) = body.split_first_chunk::<8>() else {
+                    return;
+                };
+                let [of, len, _, _, i0, i1, i2, i3] = *head;
+                // Over IPv6 the address itself has the number of the peer's attribute.
+                let is_it = attributes(rest)
+                    .any(|(name, value)| matches!(name, IFA_LOCAL | IFA_ADDRESS) && value == wanted);
+                found |= kind == RTM_NEWADDR
+                    && of == family(addr)
+                    && len == net.prefix_len()
+                    && u32::from_ne_bytes([i0, i1, i2, i3]) == index
+                    && is_it;
+            },
+        )?;
+        Ok(found)
+    }
+
+    /// Whether a device is up and has a carrier.
+    pub(crate) fn carrier(&self, index: u32) -> io::Result<bool> {
+        let mut carrier = false;
+        let message = Message::new(RTM_GETLINK, 0).raw(&link_header(0, index, 0, 0));
+        self.query("ask for the link", message, |kind, body| {
+            carrier |= kind == RTM_NEWLINK && read_link(body).is_some_and(|link| link.carrier);
+        })?;
+        Ok(carrier)
+    }
+
+    /// Lets the other IPv4 addresses of a prefix stay on a device when the one that came first is removed.
+    pub(crate) fn promote_secondaries(&self, index: u32) -> io::Result<()> {
+        const PROMOTE_SECONDARIES: u16 = 20;
+        // AF_SPEC { AF_INET { CONF { setting: 1 } } }, each nest of one attribute.
+        let nest = |kind: u16, value: &[u8]| {
+            let len = (value.len() as u16 + 4).to_ne_bytes();
+            [&len[..], &kind.to_ne_bytes(), value].concat()
+        };
+        let setting = nest(PROMOTE_SECONDARIES, &1u32.to_ne_bytes());
+        let inet = nest(u16::from(AF_INET), &nest(IFLA_INET_CONF, &setting));
+        self.request(
+            "promote secondary addresses",
+            |m| m.raw(&link_header(0, index, 0, 0)).attribute(IFLA_AF_SPEC, &inet),
+            RTM_NEWLINK,
+            0,
         )
     }
 
@@ -238,6 +339,40 @@ impl Netlink {
         )
     }
 
+    /// Sends one question and hands every message of the answer to `each`: its kind and its body.
+    fn query(&self, what: &str, message: Message, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        /// Reads of one answer; each holds dozens of addresses.
+        const MAX_READS: usize = 100_000;
+        let context = |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
+        let mut sequence = self
+            .sequence
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *sequence = sequence.wrapping_add(1);
+        let message = message.finish(*sequence);
+        rustix::net::send(&self.socket, &message, SendFlags::empty()).map_err(|e| context(e.into()))?;
+        let mut buffer = vec![0u8; 32 << 10];
+        for _ in 0..MAX_READS {
+            let (len, _) = rustix::net::recv(self.socket.as_fd(), &mut buffer[..], RecvFlags::empty())
+                .map_err(|e| context(e.into()))?;
+            let octets = buffer.get(..len).unwrap_or_default();
+            for (kind, _, body) in messages(octets).filter(|(_, number, _)| *number == *sequence) {
+                match kind {
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => {
+                        let code = body.first_chunk::<4>().map_or(0, |c| i32::from_ne_bytes(*c));
+                        return match code {
+                            0 => Ok(()),
+                            code => Err(context(io::Error::from_raw_os_error(code.wrapping_neg()))),
+                        };
+                    }
+                    _ => each(kind, body),
+                }
+            }
+        }
+        Err(context(io::Error::from(io::ErrorKind::TimedOut)))
+    }
+
     /// Sends one request and waits for its acknowledgement.
     fn request(
         &self,
@@ -269,18 +404,59 @@ impl Netlink {
 }
 
 /// The errno (0: done) of an NLMSG_ERROR that answers `sequence`.
-fn acknowledgement(mut octets: &[u8], sequence: u32) -> Option<i32> {
-    while let Some(header) = octets.first_chunk::<16>() {
-        let [l0, l1, l2, l3, k0, k1, _, _, s0, s1, s2, s3, ..] = *header;
-        let len = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
-        let is_ours = u32::from_ne_bytes([s0, s1, s2, s3]) == sequence;
-        if u16::from_ne_bytes([k0, k1]) == NLMSG_ERROR && is_ours {
-            let code = octets.get(16..20)?.first_chunk::<4>()?;
-            return Some(i32::from_ne_bytes(*code).wrapping_neg());
-        }
-        octets = octets.get(len.max(16).next_multiple_of(4)..)?;
-    }
-    None
+fn acknowledgement(octets: &[u8], sequence: u32) -> Option<i32> {
+    let mut errors = messages(octets).filter(|(kind, number, _)| *kind == NLMSG_ERROR && *number == sequence);
+    let (_, _, body) = errors.next()?;
+    Some(i32::from_ne_bytes(*body.first_chunk::<4>()?).wrapping_neg())
+}
+
+/// The messages of one read: kind, sequence number and what follows the header.
+pub(crate) fn messages(octets: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+    const HEADER: usize = 16;
+    let mut rest = octets;
+    std::iter::from_fn(move || {
+        let [l0, l1, l2, l3, k0, k1, _, _, s0, s1, s2, s3, ..] = *rest.first_chunk::<HEADER>()?;
+        let len = (u32::from_ne_bytes([l0, l1, l2, l3]) as usize).max(HEADER);
+        let body = rest.get(HEADER..len.min(rest.len()))?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        let sequence = u32::from_ne_bytes([s0, s1, s2, s3]);
+        Some((u16::from_ne_bytes([k0, k1]), sequence, body))
+    })
+}
+
+/// The attributes of a message: kind and value.
+fn attributes(octets: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const HEADER: usize = 4;
+    const KIND: u16 = 0x3fff;
+    let mut rest = octets;
+    std::iter::from_fn(move || {
+        let [l0, l1, k0, k1] = *rest.first_chunk::<HEADER>()?;
+        let len = usize::from(u16::from_ne_bytes([l0, l1])).max(HEADER);
+        let value = rest.get(HEADER..len)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([k0, k1]) & KIND, value))
+    })
+}
+
+/// What is used of a message about a link.
+pub(crate) struct Link {
+    pub(crate) name: String,
+    /// It is up and has a carrier.
+    pub(crate) carrier: bool,
+}
+
+/// Reads the body of RTM_NEWLINK or RTM_DELLINK.
+pub(crate) fn read_link(body: &[u8]) -> Option<Link> {
+    const UP_AND_CARRIER: u32 = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
+    let (head, rest) = body.split_first_chunk::<16>()?;
+    let [_, _, _, _, _, _, _, _, f0, f1, f2, f3, ..] = *head;
+    let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
+    let (_, name) = attributes(rest).find(|(kind, _)| *kind == IFLA_IFNAME)?;
+    let name = name.split(|b| *b == 0).next().unwrap_or_default();
+    Some(Link {
+        name: String::from_utf8_lossy(name).into_owned(),
+        carrier: flags & UP_AND_CARRIER == UP_AND_CARRIER,
+    })
 }
 
 /// The index of a device in the calling thread's network namespace.
@@ -290,50 +466,6 @@ pub(crate) fn device_index(name: &str) -> io::Result<u32> {
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
         0 => Err(io::Error::last_os_error()),
         index => Ok(index),
-    }
-}
-
-/// The addresses of all interfaces in the calling thread's network namespace, but those of one link only.
-pub(crate) fn interface_addresses() -> io::Result<Vec<IpAddr>> {
-    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
-    // SAFETY: getifaddrs stores a list at the pointer it is given, which lives across the call.
-    super::check(unsafe { libc::getifaddrs(&raw mut list) })?;
-    let mut addresses = Vec::new();
-    let mut next = list;
-    while !next.is_null() {
-        // SAFETY: `next` is a node of the list, which lives until freeifaddrs below.
-        let node = unsafe { next.read() };
-        addresses.extend(socket_address(node.ifa_addr));
-        next = node.ifa_next;
-    }
-    // SAFETY: `list` came from getifaddrs and is not used after this.
-    unsafe { libc::freeifaddrs(list) };
-    addresses.retain(|a| match a {
-        IpAddr::V4(_) => true,
-        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
-    });
-    Ok(addresses)
-}
-
-/// The address in a `sockaddr` of an ifaddrs node.
-fn socket_address(pointer: *const libc::sockaddr) -> Option<IpAddr> {
-    if pointer.is_null() {
-        return None;
-    }
-    // SAFETY: not null, and every sockaddr starts with its family.
-    let family = unsafe { pointer.cast::<libc::sa_family_t>().read_unaligned() };
-    match i32::from(family) {
-        libc::AF_INET => {
-            // SAFETY: a sockaddr of this family is a sockaddr_in.
-            let v4 = unsafe { pointer.cast::<libc::sockaddr_in>().read_unaligned() };
-            Some(IpAddr::from(u32::from_be(v4.sin_addr.s_addr).to_be_bytes()))
-        }
-        libc::AF_INET6 => {
-            // SAFETY: a sockaddr of this family is a sockaddr_in6.
-            let v6 = unsafe { pointer.cast::<libc::sockaddr_in6>().read_unaligned() };
-            Some(IpAddr::from(v6.sin6_addr.s6_addr))
-        }
-        _ => None,
     }
 }
 

@@ -183,7 +183,8 @@ fn workers_hand_over_what_is_not_theirs_and_only_once() {
 
 #[test]
 fn what_cannot_be_installed_is_reported() {
-    let (mut left, _) = ends();
+    let mut left = End::new(LEFT, 0, 2, Arc::default());
+    left.install(pair(true, gcm(), 0x1001, 0x2002));
     left.install(pair(true, gcm(), 0x2000_1001, 0x2002));
     left.install(pair(true, gcm(), 255, 0x2002));
     left.install(SaPair {

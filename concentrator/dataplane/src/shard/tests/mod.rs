@@ -49,6 +49,18 @@ struct Fake {
     handed: Vec<(u8, Batch)>,
     events: Vec<WorkerEvent>,
     refuse: Option<Refused>,
+    /// The permission is over; with a number, after so many questions.
+    not_owner: Option<usize>,
+    /// What arrives was sent on by another node.
+    forwarded: bool,
+    sent_on: Vec<(SocketAddr, Arrival, Vec<u8>)>,
+}
+
+impl Fake {
+    /// As the kernel's side does: asks for permission right before it sends.
+    fn refused(&mut self) -> Option<Refused> {
+        self.refuse.or((!self.may_carry()).then_some(Refused::NotOwner))
+    }
 }
 
 impl PacketIo for Fake {
@@ -61,6 +73,7 @@ impl PacketIo for Fake {
             from,
             port,
             tos,
+            forwarded: self.forwarded,
         })
     }
 
@@ -72,7 +85,7 @@ impl PacketIo for Fake {
         to: SocketAddr,
         tos: u8,
     ) -> Result<(), Refused> {
-        if let Some(refused) = self.refuse {
+        if let Some(refused) = self.refused() {
             return Err(refused);
         }
         assert!(data.len() <= 65_507 && data.len().div_ceil(segment) <= 64);
@@ -86,6 +99,25 @@ impl PacketIo for Fake {
         Ok(())
     }
 
+    fn forward(&mut self, to: SocketAddr, arrival: &Arrival, data: &[u8]) -> Result<u64, Refused> {
+        if let Some(refused) = self.refuse {
+            return Err(refused);
+        }
+        self.sent_on.push((to, *arrival, data.to_vec()));
+        Ok(data.len().div_ceil(arrival.segment) as u64)
+    }
+
+    fn may_carry(&mut self) -> bool {
+        match &mut self.not_owner {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+        }
+    }
+
     fn read_inner(&mut self, buffer: &mut [u8]) -> Option<(u32, usize)> {
         let (domain, data) = self.inner.pop_front()?;
         buffer[..data.len()].copy_from_slice(&data);
@@ -93,7 +125,7 @@ impl PacketIo for Fake {
     }
 
     fn write_inner(&mut self, domain: u32, parts: &[IoSlice<'_>]) -> Result<(), Refused> {
-        if let Some(refused) = self.refuse {
+        if let Some(refused) = self.refused() {
             return Err(refused);
         }
         let data = parts[1..].iter().flat_map(|p| p.iter().copied()).collect();
@@ -231,6 +263,7 @@ fn pair(is_left: bool, suite: Suite, spi_in: u32, spi_out: u32) -> SaPair {
     };
     SaPair {
         session: 9,
+        slot: 0,
         domain: 1,
         inbound: esp::InboundParams {
             spi: spi_in,

@@ -1,0 +1,99 @@
+//! The table of pairs: installed one by one or by the thousands, removed one by one or by the slot.
+
+use std::time::Instant;
+
+use super::Shard;
+use super::pair::{Pair, Place};
+use crate::io::PacketIo;
+use crate::message::{SaPair, WorkerEvent};
+
+/// Pairs that are installed between two turns.
+const INSTALLS_A_TURN: usize = 64;
+
+impl Shard {
+    /// Whether pairs of [`crate::WorkerCommand::InstallMany`] are still to be installed: no other command may come before.
+    pub fn is_installing(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Installs a share of the pairs that wait.
+    pub fn work_off(&mut self, io: &mut impl PacketIo, now: Instant) {
+        for _ in 0..INSTALLS_A_TURN {
+            let Some(pair) = self.backlog.pop_front() else {
+                break;
+            };
+            self.install(pair, io, now);
+        }
+    }
+
+    pub(super) fn install(&mut self, pair: SaPair, io: &mut impl PacketIo, now: Instant) {
+        let (session, spi_in) = (pair.session, pair.inbound.spi);
+        let refuse = |io: &mut dyn FnMut(WorkerEvent), reason: String| {
+            io(WorkerEvent::InstallFailed {
+                session,
+                spi_in,
+                reason,
+            });
+        };
+        if crate::serving_worker(spi_in, self.workers) != self.worker || spi_in < 256 {
+            refuse(
+                &mut |e| io.event(e),
+                format!("inbound SPI {spi_in:08x} is not one of worker {}", self.worker),
+            );
+            return;
+        }
+        let Some(port) = io.port(pair.local, pair.encap) else {
+            refuse(
+                &mut |e| io.event(e),
+                format!("no {:?} socket has the address {}", pair.encap, pair.local),
+            );
+            return;
+        };
+        let pair = match Pair::new(pair, port, now) {
+            Ok(pair) => pair,
+            Err(e) => return refuse(&mut |e| io.event(e), e.to_string()),
+        };
+        self.remove(spi_in);
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.pairs.push(None);
+            (self.pairs.len() - 1) as Place
+        });
+        self.by_spi.insert(spi_in, place);
+        self.owners.add(pair.domain, &pair.ts_remote, self.worker);
+        self.routes
+            .entry(pair.domain)
+            .or_default()
+            .insert(&pair.ts_remote, place);
+        if let Some(room) = self.pairs.get_mut(place as usize) {
+            *room = Some(pair);
+        }
+    }
+
+    pub(super) fn remove(&mut self, spi_in: u32) {
+        let Some(place) = self.by_spi.remove(&spi_in) else {
+            return;
+        };
+        let Some(pair) = self.pairs.get_mut(place as usize).and_then(Option::take) else {
+            return;
+        };
+        self.owners.remove(pair.domain, &pair.ts_remote, self.worker);
+        if let Some(routes) = self.routes.get_mut(&pair.domain) {
+            routes.remove(&pair.ts_remote, place);
+        }
+        self.free.push(place);
+    }
+
+    pub(super) fn remove_slot(&mut self, slot: u8) {
+        let of_slot = |pair: &Pair| pair.slot == slot;
+        let spis: Vec<u32> = self
+            .pairs
+            .iter()
+            .flatten()
+            .filter(|p| of_slot(p))
+            .map(|p| p.spi_in)
+            .collect();
+        for spi in spis {
+            self.remove(spi);
+        }
+    }
+}
