@@ -17,28 +17,34 @@ pub struct Capture {
 impl Capture {
     /// Captures IKE and ESP on `device`.
     pub fn start(host: &Host, device: &str, folder: &Folder) -> Result<Self> {
+        let filter = "udp port 500 or udp port 4500 or ip proto 50 or ip6 proto 50";
+        Self::filtered(host, device, folder, filter, true)
+    }
+
+    /// Captures what a filter of libpcap lets through (everything, if it is empty). `promptly`: each packet is in the file
+    /// as soon as it has passed, which costs a wake-up for each.
+    pub fn filtered(
+        host: &Host,
+        device: &str,
+        folder: &Folder,
+        filter: &str,
+        promptly: bool,
+    ) -> Result<Self> {
         let file = folder.join(&format!("{device}.pcap"));
         let text = file.display().to_string();
-        let mut process = host.start(
-            "tcpdump",
-            &[
-                "tcpdump",
-                "--immediate-mode",
-                "-U",
-                "-n",
-                "-s",
-                "0",
-                "-Z",
-                "root",
-                "-i",
-                device,
-                "-w",
-                &text,
-                "udp port 500 or udp port 4500 or ip proto 50 or ip6 proto 50",
-            ],
-            &[],
-            &folder.join("tcpdump.log"),
-        )?;
+        let mut command = vec![
+            "tcpdump", "-n", "-s", "0", "-B", "32768", "-Z", "root", "-i", device,
+        ];
+        if promptly {
+            command.extend(["--immediate-mode", "-U"]);
+        }
+        command.extend(["-w", &text]);
+        if !filter.is_empty() {
+            command.push(filter);
+        }
+        let log = folder.join(&format!("tcpdump-{device}.log"));
+        std::fs::write(&log, "")?;
+        let mut process = host.start("tcpdump", &command, &[], &log)?;
         process.expect_output("listening on", Duration::from_secs(10))?;
         Ok(Self { process, file })
     }

@@ -32,6 +32,10 @@ pub struct Daemon {
     folder: Folder,
     namespace: String,
     process: Option<Process>,
+    /// Words in front of the command (`prlimit …`).
+    wrapper: Vec<String>,
+    /// Another program than the one that was built.
+    program: Option<PathBuf>,
 }
 
 /// Where the programs under test are: beside the rig's own program, or where `RIG_BIN` says.
@@ -88,40 +92,65 @@ impl Daemon {
             text += "[telemetry]\nprometheus_listen = \"127.0.0.1:9464\"\n";
         }
         text += &settings.extra;
-        folder.write("concentrator.toml", text)?;
-        let mut daemon = Self {
-            folder,
-            namespace: host.name().to_owned(),
-            process: None,
-        };
+        let mut daemon = Self::prepare(host, folder, &text)?;
         daemon.launch()?;
         Ok(daemon)
     }
 
+    /// Puts a configuration into `folder` and starts nothing yet. The API's socket must be `api.sock` in that folder.
+    pub fn prepare(host: &Host, folder: Folder, configuration: &str) -> Result<Self> {
+        folder.write("concentrator.toml", configuration)?;
+        Ok(Self {
+            folder,
+            namespace: host.name().to_owned(),
+            process: None,
+            wrapper: Vec::new(),
+            program: None,
+        })
+    }
+
+    /// Puts words in front of the command from the next start on, such as `prlimit --nofile=64`; none: as it was built.
+    pub fn wrap(&mut self, words: &[&str]) {
+        self.wrapper = words.iter().map(|w| (*w).to_owned()).collect();
+    }
+
+    /// Takes another program from the next start on: that of an upgrade.
+    pub fn replace_program(&mut self, program: PathBuf) {
+        self.program = Some(program);
+    }
+
     /// Starts it (again), over the state that is there.
     pub fn launch(&mut self) -> Result<()> {
-        let program = program("concentrator")?.display().to_string();
+        self.spawn()?;
+        self.expect_served(Duration::from_secs(20))
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn spawn(&mut self) -> Result<()> {
+        let program = match &self.program {
+            Some(program) => program.display().to_string(),
+            None => program("concentrator")?.display().to_string(),
+        };
         let configuration = self.folder.join("concentrator.toml").display().to_string();
         let log = self.folder.join("concentrator.log");
-        let command: Vec<String> = [
-            "ip",
-            "netns",
-            "exec",
-            &self.namespace,
-            &program,
-            "--config",
-            &configuration,
-        ]
-        .map(str::to_owned)
-        .to_vec();
-        let mut process = Process::start("concentrator", &command, &[], &log)?;
+        let mut command: Vec<String> = ["ip", "netns", "exec", &self.namespace]
+            .map(str::to_owned)
+            .to_vec();
+        command.extend(self.wrapper.iter().cloned());
+        command.extend([program, "--config".to_owned(), configuration]);
+        self.process = Some(Process::start("concentrator", &command, &[], &log)?);
+        Ok(())
+    }
+
+    /// Waits until its API answers.
+    pub fn expect_served(&mut self, limit: Duration) -> Result<()> {
         let socket = self.folder.join("api.sock");
-        let served = wait_for("the concentrator's API", Duration::from_secs(20), || {
+        let process = self.process.as_mut().context("it does not run")?;
+        let served = wait_for("the concentrator's API", limit, || {
             anyhow::ensure!(process.is_running(), "it has ended");
             Ok(socket.exists() && std::os::unix::net::UnixStream::connect(&socket).is_ok())
         });
         served.with_context(|| process.output())?;
-        self.process = Some(process);
         wait_for("the node's status", Duration::from_secs(10), || {
             self.vpnctl(&["status"]).map(|_| true)
         })
@@ -131,6 +160,13 @@ impl Daemon {
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill();
+        }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        if let Some(process) = &self.process {
+            process.signal(signal);
         }
     }
 

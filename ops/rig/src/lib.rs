@@ -14,6 +14,7 @@
 
 pub mod capture;
 pub mod cleanup;
+pub mod cluster;
 pub mod collector;
 pub mod daemon;
 pub mod gateway;

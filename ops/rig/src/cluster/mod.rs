@@ -1,0 +1,15 @@
+//! Three concentrators, three members of etcd and real clients; what can go wrong with them, and how to see that it did no
+//! harm.
+
+pub mod canary;
+pub mod clients;
+pub mod etcd;
+pub mod inner;
+pub mod load;
+pub mod node;
+pub mod packet;
+pub mod pcap;
+pub mod scene;
+pub mod unique;
+pub mod watcher;
+pub mod world;
