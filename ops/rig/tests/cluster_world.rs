@@ -19,15 +19,18 @@ use rig::process::wait_for;
 fn cables_rules_and_addresses() -> rig::Result<()> {
     let folder = Folder::new("world")?;
     let world = World::new(&Plan::default(), &folder)?;
-    let reaches = |from: usize, to: &str| -> rig::Result<bool> {
-        Ok(world.nodes[from].ping(to, 1, "0.2")? == 1)
-    };
+    let reaches =
+        |from: usize, to: &str| -> rig::Result<bool> { Ok(world.nodes[from].ping(to, 1, "0.2")? == 1) };
     for node in [1, 2] {
         for net in ["192.0.2", "10.97.0", "10.98.0"] {
             assert!(reaches(0, &format!("{net}.{}", node + 1))?, "{net} {node}");
         }
     }
-    assert_eq!(world.clients[0].ping("192.0.2.1", 1, "0.2")?, 1, "through the NAT");
+    assert_eq!(
+        world.clients[0].ping("192.0.2.1", 1, "0.2")?,
+        1,
+        "through the NAT"
+    );
     assert_eq!(world.load.ping("192.0.2.3", 1, "0.2")?, 1);
     assert_eq!(world.inside.ping("10.97.0.2", 1, "0.2")?, 1);
 
@@ -81,7 +84,11 @@ fn etcd_is_killed_stopped_saved_and_restored() -> rig::Result<()> {
         let next = etcd.expect_leader(Duration::from_secs(5))?;
         assert_ne!(next, leader);
         // The bar of a node that dies with the leader is 3 s; half of it may go into the election and these questions.
-        assert!(begin.elapsed() < Duration::from_millis(2500), "{:?}", begin.elapsed());
+        assert!(
+            begin.elapsed() < Duration::from_millis(2500),
+            "{:?}",
+            begin.elapsed()
+        );
         etcd.heal()?;
         assert_eq!(etcd.get("vpn/b")?.as_deref(), Some("2"));
 
