@@ -202,7 +202,7 @@ impl SessionBackend for Backend {
         let mut sas = vec![0_u64; node.workers().len()];
         let mut totals = vec![[0_u64; 4]; node.workers().len()];
         for child in &node.children {
-            let index = usize::from(dataplane::worker_of_spi(*child.key()));
+            let index = usize::from(node.serving_worker(*child.key()));
             if let (Some(count), Some(sum)) = (sas.get_mut(index), totals.get_mut(index)) {
                 *count += 1;
                 for (cell, value) in sum.iter_mut().zip(child.totals.read()) {

@@ -322,6 +322,14 @@ impl Node {
         &self.workers
     }
 
+    /// The worker that serves an inbound ESP SPI on this node, whose number of workers may not be that of the node which
+    /// chose the SPI.
+    #[must_use]
+    pub fn serving_worker(&self, spi: u32) -> u8 {
+        let workers = u8::try_from(self.workers.len()).unwrap_or(u8::MAX);
+        dataplane::serving_worker(spi, workers)
+    }
+
     /// Starts a worker's thread, again or for the first time.
     ///
     /// # Errors

@@ -103,7 +103,7 @@ impl ChildSaActor {
         let actor = Self {
             node: Arc::clone(node),
             parent,
-            worker: dataplane::worker_of_spi(child.sa.spi_in),
+            worker: node.serving_worker(child.sa.spi_in),
             child: Arc::clone(&child),
             beginning,
             serial: 0,

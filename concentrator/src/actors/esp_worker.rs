@@ -53,7 +53,7 @@ impl EspWorker {
             Ok(()) => {
                 self.last = WorkerCounters::default();
                 for child in self.node.children.iter() {
-                    if dataplane::worker_of_spi(*child.key()) == self.index
+                    if self.node.serving_worker(*child.key()) == self.index
                         && let Some(addr) = child.addr.load_full()
                     {
                         // One for each SA of the worker: bounded by the limit of sessions.
@@ -116,7 +116,7 @@ impl EspWorker {
     fn checkpoint(&self) {
         for child in self.node.children.iter() {
             let highest = child.highest_in.load(Ordering::Acquire);
-            if dataplane::worker_of_spi(*child.key()) == self.index
+            if self.node.serving_worker(*child.key()) == self.index
                 && highest > child.checkpoint.load(Ordering::Acquire)
                 && sa_record::put_checkpoint(&self.node.records, *child.key(), highest).is_ok()
             {
