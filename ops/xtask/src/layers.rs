@@ -17,7 +17,7 @@ struct Rule {
 }
 
 const ASYNC: &[&str] = &["tokio", "actix", "tonic", "futures", "async-trait"];
-const CRYPTO: &[&str] = &["ring", "openssl", "aws-lc-rs"];
+const CRYPTO: &[&str] = &["ring", "openssl", "aws-lc-rs", "ipsec-mb"];
 
 const RULES: &[Rule] = &[
     Rule {
@@ -33,8 +33,14 @@ const RULES: &[Rule] = &[
         never: ASYNC,
     },
     Rule {
-        name: "crypto",
+        name: "ipsec-mb",
         ours: &[],
+        theirs: Some(&["zeroize", "cc"]),
+        never: ASYNC,
+    },
+    Rule {
+        name: "crypto",
+        ours: &["ipsec-mb"],
         theirs: Some(&[
             "ring",
             "openssl",

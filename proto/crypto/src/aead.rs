@@ -94,6 +94,8 @@ pub fn batch(provider: Provider, cipher: Cipher, key: &[u8]) -> Result<Box<dyn B
     Ok(match AnyKey::new(provider, cipher, key)? {
         AnyKey::Ring(key) => Box::new(Each(*key)),
         AnyKey::AwsLc(key) => Box::new(Each(key)),
+        #[cfg(feature = "ipsec-mb")]
+        AnyKey::IpsecMb(key) => Box::new(key),
     })
 }
 
@@ -101,6 +103,8 @@ pub fn batch(provider: Provider, cipher: Cipher, key: &[u8]) -> Result<Box<dyn B
 pub(crate) enum AnyKey {
     Ring(Box<rg::LessSafeKey>),
     AwsLc(lc::LessSafeKey),
+    #[cfg(feature = "ipsec-mb")]
+    IpsecMb(ipsec_mb::GcmKey),
 }
 
 impl AnyKey {
@@ -121,12 +125,19 @@ impl AnyKey {
                 return Err(KeyError::NotAnAead(cipher));
             }
         };
+        #[cfg(feature = "ipsec-mb")]
+        if provider == Provider::IpsecMb && matches!(cipher, Cipher::AesGcm16 { .. }) {
+            return ipsec_mb::GcmKey::new(key)
+                .map(Self::IpsecMb)
+                .ok_or(KeyError::Rejected);
+        }
         match (provider, ring) {
             (Provider::Ring, Some(algorithm)) => {
                 let key = rg::UnboundKey::new(algorithm, key).map_err(|_| KeyError::Rejected)?;
                 Ok(Self::Ring(Box::new(rg::LessSafeKey::new(key))))
             }
-            (Provider::Ring, None) | (Provider::AwsLc, _) => {
+            // ring has no 192-bit keys; what is not listed is AWS-LC's.
+            _ => {
                 let key = lc::UnboundKey::new(aws_lc, key).map_err(|_| KeyError::Rejected)?;
                 Ok(Self::AwsLc(lc::LessSafeKey::new(key)))
             }
@@ -139,6 +150,8 @@ impl AeadKey for AnyKey {
         match self {
             Self::Ring(key) => key.seal(nonce, aad, text, tag),
             Self::AwsLc(key) => key.seal(nonce, aad, text, tag),
+            #[cfg(feature = "ipsec-mb")]
+            Self::IpsecMb(key) => key.seal(nonce, aad, text, tag),
         }
     }
 
@@ -146,6 +159,8 @@ impl AeadKey for AnyKey {
         match self {
             Self::Ring(key) => key.open(nonce, aad, text, tag),
             Self::AwsLc(key) => key.open(nonce, aad, text, tag),
+            #[cfg(feature = "ipsec-mb")]
+            Self::IpsecMb(key) => key.open(nonce, aad, text, tag),
         }
     }
 }

@@ -37,6 +37,8 @@ pub mod cert;
 mod der;
 pub mod dh;
 mod mac;
+#[cfg(feature = "ipsec-mb")]
+mod multi_buffer;
 mod packet;
 pub mod pem;
 mod provider;

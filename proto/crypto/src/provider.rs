@@ -1,4 +1,4 @@
-//! Which library does the AEAD work: ring or AWS-LC, chosen per cipher by a measurement on the machine itself.
+//! Which library does the AEAD work, chosen per cipher by a measurement on the machine itself.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,8 +12,11 @@ use crate::{Cipher, KeyError};
 pub enum Provider {
     /// ring.
     Ring,
-    /// AWS-LC by aws-lc-rs; the only one with 192-bit AES-GCM.
+    /// AWS-LC by aws-lc-rs; it has every cipher.
     AwsLc,
+    /// Intel's Multi-Buffer Crypto for IPsec; AES-GCM alone, for other ciphers AWS-LC stands in.
+    #[cfg(feature = "ipsec-mb")]
+    IpsecMb,
 }
 
 /// The process's choice for AES-GCM and for ChaCha20-Poly1305. It affects speed alone, never octets.
@@ -24,24 +27,53 @@ const MEASURED_OCTETS: usize = 1 << 18;
 
 impl Provider {
     /// Every provider that there is.
-    pub const ALL: [Provider; 2] = [Provider::Ring, Provider::AwsLc];
+    pub const ALL: &'static [Provider] = &[
+        Provider::Ring,
+        Provider::AwsLc,
+        #[cfg(feature = "ipsec-mb")]
+        Provider::IpsecMb,
+    ];
+
+    /// The provider of that name, as [`Display`](fmt::Display) writes it, if this program was built with it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|provider| provider.name() == name)
+    }
+
+    /// Its name: `ring`, `aws-lc` or `ipsec-mb`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Provider::Ring => "ring",
+            Provider::AwsLc => "aws-lc",
+            #[cfg(feature = "ipsec-mb")]
+            Provider::IpsecMb => "ipsec-mb",
+        }
+    }
+
+    /// Whether it has an implementation of its own of the cipher.
+    #[must_use]
+    pub const fn has(self, cipher: Cipher) -> bool {
+        match (self, cipher) {
+            (_, Cipher::AesCbc { .. } | Cipher::AesCtr { .. }) => false,
+            (Provider::Ring, Cipher::AesGcm16 { key_bits }) => key_bits != 192,
+            #[cfg(feature = "ipsec-mb")]
+            (Provider::IpsecMb, Cipher::ChaCha20Poly1305) => false,
+            _ => true,
+        }
+    }
 
     /// The provider that new keys of `cipher` use: AWS-LC until [`Provider::prefer`] says otherwise.
     #[must_use]
     pub fn preferred(cipher: Cipher) -> Self {
-        match slot(cipher).load(Ordering::Relaxed) {
-            0 => Provider::Ring,
-            _ => Provider::AwsLc,
-        }
+        let index = usize::from(slot(cipher).load(Ordering::Relaxed));
+        Self::ALL.get(index).copied().unwrap_or(Provider::AwsLc)
     }
 
     /// Makes the provider the one for new keys of `cipher` and of its other key lengths, in the whole process.
     pub fn prefer(self, cipher: Cipher) {
-        let value = match self {
-            Provider::Ring => 0,
-            Provider::AwsLc => 1,
-        };
-        slot(cipher).store(value, Ordering::Relaxed);
+        let index = Self::ALL.iter().position(|other| *other == self).unwrap_or(1);
+        slot(cipher).store(index as u8, Ordering::Relaxed);
     }
 
     /// Measures every provider with packets of 1,400 and of 64 octets. `clock` is a monotonic clock; the time of the
@@ -56,7 +88,7 @@ impl Provider {
             Cipher::AesGcm16 { key_bits: 256 },
             Cipher::ChaCha20Poly1305,
         ] {
-            for provider in Self::ALL {
+            for provider in Self::ALL.iter().copied().filter(|provider| provider.has(cipher)) {
                 for packet_len in [1400, 64] {
                     let per_packet = time(provider, cipher, packet_len, clock)?;
                     table.push(Measurement {
@@ -93,10 +125,7 @@ impl Provider {
 
 impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Provider::Ring => "ring",
-            Provider::AwsLc => "aws-lc",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -168,7 +197,12 @@ mod tests {
             Duration::from_millis(ticks)
         };
         let table = Provider::measure(&mut clock).unwrap();
-        assert_eq!(table.len(), 3 * 2 * 2);
+        let rows = |cipher| Provider::ALL.iter().filter(|one| one.has(cipher)).count() * 2;
+        let gcm = Cipher::AesGcm16 { key_bits: 128 };
+        assert_eq!(table.len(), 2 * rows(gcm) + rows(Cipher::ChaCha20Poly1305));
+        for provider in Provider::ALL {
+            assert_eq!(Provider::named(provider.name()), Some(*provider));
+        }
         let cipher = Cipher::ChaCha20Poly1305;
         let row = |provider, micros| Measurement {
             cipher,

@@ -77,7 +77,7 @@ fn aes_ctr() {
 fn check_aead(cipher: Cipher, [key, iv, aad, plain, coded, tag]: [&str; 6]) {
     let suite = Suite::new(cipher, None).unwrap();
     let aad = hex(aad);
-    for provider in Provider::ALL {
+    for provider in Provider::ALL.iter().copied() {
         let (mut iv, mut body, mut icv) = (hex(iv), hex(plain), [0; 16]);
         let sealer = Sealer::with_provider(provider, suite, &hex(key), &[]).unwrap();
         let opener = Opener::with_provider(provider, suite, &hex(key), &[]).unwrap();
@@ -252,7 +252,7 @@ fn every_suite_opens_what_it_sealed_at_every_length() {
     for suite in suites() {
         let enc_key = octets(&mut random, suite.enc_key_len());
         let integ_key = octets(&mut random, suite.integ_key_len());
-        for provider in Provider::ALL {
+        for provider in Provider::ALL.iter().copied() {
             let sealer = Sealer::with_provider(provider, suite, &enc_key, &integ_key).unwrap();
             let opener = Opener::with_provider(provider, suite, &enc_key, &integ_key).unwrap();
             for len in 0..200 {
@@ -353,7 +353,7 @@ proptest! {
             for packet in &mut sealed {
                 sealer.seal(packet.packet()).unwrap();
             }
-            for provider in Provider::ALL {
+            for provider in Provider::ALL.iter().copied() {
                 let batch = aead::batch(provider, suite.cipher, key).unwrap();
                 let mut data: Vec<Vec<u8>> = plain.iter().map(|packet| [&packet.body[..], &[0; 16]].concat()).collect();
                 let mut jobs: Vec<AeadJob<'_>> = data

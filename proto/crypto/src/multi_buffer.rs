@@ -1,0 +1,75 @@
+//! AES-GCM by Intel's Multi-Buffer Crypto for IPsec: a batch is one call into the library.
+
+use std::iter;
+
+use ipsec_mb::{BATCH, GcmKey, Job};
+
+use crate::aead::{AeadJob, AeadKey, BatchAead, TAG_LEN};
+use crate::{OpenError, SealError};
+
+impl AeadKey for GcmKey {
+    fn seal(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &mut [u8]) -> Result<(), SealError> {
+        let job = Job {
+            nonce: &nonce,
+            aad,
+            text,
+            tag: tag.try_into().map_err(|_| SealError::IcvLength)?,
+        };
+        if self.seal_all(iter::once(job)) {
+            Ok(())
+        } else {
+            Err(SealError::Rejected)
+        }
+    }
+
+    fn open(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8]) -> Result<(), OpenError> {
+        let mut tag: [u8; TAG_LEN] = tag.try_into().map_err(|_| OpenError::IcvLength)?;
+        let job = Job {
+            nonce: &nonce,
+            aad,
+            text,
+            tag: &mut tag,
+        };
+        let [ok, ..] = self.open_all(iter::once(job));
+        if ok { Ok(()) } else { Err(OpenError::NotAuthentic) }
+    }
+}
+
+impl BatchAead for GcmKey {
+    fn seal_batch(&self, jobs: &mut [AeadJob<'_>]) -> Result<(), SealError> {
+        if jobs.iter().any(|job| job.data.len() < TAG_LEN) {
+            return Err(SealError::BodyLength);
+        }
+        for chunk in jobs.chunks_mut(BATCH) {
+            if !self.seal_all(chunk.iter_mut().filter_map(job)) {
+                return Err(SealError::Rejected);
+            }
+        }
+        Ok(())
+    }
+
+    fn open_batch(&self, jobs: &mut [AeadJob<'_>], ok: &mut [bool]) {
+        ok.fill(false);
+        let count = jobs.len().min(ok.len());
+        let Some(jobs) = jobs.get_mut(..count) else { return };
+        for (chunk, ok) in jobs.chunks_mut(BATCH).zip(ok.chunks_mut(BATCH)) {
+            // The library answers in the order of what it was given: what it is not given is not authentic.
+            let given: [bool; BATCH] =
+                std::array::from_fn(|index| chunk.get(index).is_some_and(|job| job.data.len() >= TAG_LEN));
+            let mut verdicts = self.open_all(chunk.iter_mut().filter_map(job)).into_iter();
+            for (ok, _) in ok.iter_mut().zip(given).filter(|(_, given)| *given) {
+                *ok = verdicts.next().unwrap_or(false);
+            }
+        }
+    }
+}
+
+fn job<'a>(job: &'a mut AeadJob<'_>) -> Option<Job<'a>> {
+    let (text, tag) = job.data.split_last_chunk_mut::<TAG_LEN>()?;
+    Some(Job {
+        nonce: &job.nonce,
+        aad: job.aad.as_ref(),
+        text,
+        tag,
+    })
+}
