@@ -168,7 +168,16 @@ pub mod addresses {
     /// # Errors
     /// The system's reason; an interface without Ethernet addresses is one.
     pub fn announce(address: &Address) -> io::Result<()> {
-        announce::announce(index(address)?, &address.interface, address.net.addr())
+        let index = index(address)?;
+        let no_mac = || {
+            io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the interface has no Ethernet address",
+            )
+        };
+        Netlink::open()
+            .and_then(|netlink| netlink.link(index)?.mac.ok_or_else(no_mac))
+            .and_then(|mac| announce::announce(index, &address.interface, mac, address.net.addr()))
             .map_err(|e| named(address, e))
     }
 
@@ -180,7 +189,8 @@ pub mod addresses {
     pub fn carrier(interface: &str) -> io::Result<bool> {
         let failed = |e: io::Error| io::Error::new(e.kind(), format!("{interface}: {e}"));
         let index = device_index(interface).map_err(failed)?;
-        Netlink::open()?.carrier(index).map_err(failed)
+        let link = Netlink::open()?.link(index).map_err(failed)?;
+        Ok(link.carrier)
     }
 
     /// Changes of all interfaces from now on, as a descriptor to wait for.

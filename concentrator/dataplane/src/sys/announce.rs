@@ -1,10 +1,11 @@
 //! Gratuitous ARP and unsolicited neighbour advertisements, written to an interface as whole Ethernet frames.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::vnet::{fold, sum};
 
@@ -23,49 +24,67 @@ const FLAG_ROUTER: u8 = 0x80;
 const FLAG_OVERRIDE: u8 = 0x20;
 const OPTION_TARGET_LINK_LAYER: u8 = 2;
 
-type Mac = [u8; 6];
+/// An Ethernet address.
+pub(crate) type Mac = [u8; 6];
 
-/// Says on the interface that `ip` is here. Never waits.
-pub(crate) fn announce(index: u32, interface: &str, ip: IpAddr) -> io::Result<()> {
-    let socket = rustix::net::socket_with(
+thread_local! {
+    /// The packet socket of this thread and the network namespace that it is of. Kept, because the kernel takes
+    /// milliseconds to close one.
+    static SOCKET: RefCell<Option<(Namespace, OwnedFd)>> = const { RefCell::new(None) };
+}
+
+/// Device and inode number of a network namespace.
+type Namespace = (u64, u64);
+
+/// Says on the interface with this index and Ethernet address that `ip` is here. Never waits.
+pub(crate) fn announce(index: u32, interface: &str, mac: Mac, ip: IpAddr) -> io::Result<()> {
+    let index = i32::try_from(index).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let frames = match ip {
+        IpAddr::V4(ip) => vec![arp(ARP_REQUEST, mac, ip), arp(ARP_REPLY, mac, ip)],
+        IpAddr::V6(ip) => vec![advertisement(mac, ip, is_router(interface))],
+    };
+    SOCKET.with_borrow_mut(|kept| {
+        let stat = rustix::fs::stat("/proc/thread-self/ns/net")?;
+        let namespace = (stat.st_dev, stat.st_ino);
+        let socket = match kept {
+            Some((of, socket)) if *of == namespace => socket,
+            _ => &mut kept.insert((namespace, open()?)).1,
+        };
+        frames.iter().try_for_each(|frame| send(socket, index, frame))
+    })
+}
+
+fn open() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(
         AddressFamily::PACKET,
         SocketType::RAW,
         SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         // Protocol 0: nothing is received.
         None,
-    )?;
-    let mac = bind(&socket, index)?;
-    let frames = match ip {
-        IpAddr::V4(ip) => vec![arp(ARP_REQUEST, mac, ip), arp(ARP_REPLY, mac, ip)],
-        IpAddr::V6(ip) => vec![advertisement(mac, ip, is_router(interface))],
-    };
-    for frame in frames {
-        rustix::net::send(&socket, &frame, SendFlags::DONTWAIT)?;
-    }
-    Ok(())
+    )?)
 }
 
-/// Binds a packet socket to an interface and gives the interface's Ethernet address.
-fn bind(socket: &OwnedFd, index: u32) -> io::Result<Mac> {
+/// Sends a whole frame, its Ethernet header included.
+fn send(socket: &OwnedFd, index: i32, frame: &[u8]) -> io::Result<()> {
     // SAFETY: a sockaddr_ll is plain data, for which all zeros is a valid value.
     let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     name.sll_family = libc::AF_PACKET as u16;
-    name.sll_ifindex = i32::try_from(index).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    let descriptor = socket.as_fd().as_raw_fd();
-    // SAFETY: the name is a sockaddr_ll of the stated length that lives across the call, which only reads it.
-    super::check(unsafe { libc::bind(descriptor, (&raw const name).cast(), len) })?;
-    // SAFETY: the kernel writes at most `len` octets to the name, which has that many.
-    super::check(unsafe { libc::getsockname(descriptor, (&raw mut name).cast(), &raw mut len) })?;
-    let mac = name.sll_addr.first_chunk::<6>().copied().unwrap_or_default();
-    if usize::from(name.sll_halen) == mac.len() {
-        Ok(mac)
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "the interface has no Ethernet address",
-        ))
-    }
+    name.sll_ifindex = index;
+    // In network byte order, as it stands in the frame.
+    let ethertype = frame.get(12..14).and_then(|e| e.first_chunk::<2>());
+    name.sll_protocol = u16::from_ne_bytes(ethertype.copied().unwrap_or_default());
+    // SAFETY: the frame and the name are of the stated lengths and live across the call, which only reads them.
+    super::check_len(unsafe {
+        libc::sendto(
+            socket.as_fd().as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            libc::MSG_DONTWAIT,
+            (&raw const name).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    })?;
+    Ok(())
 }
 
 /// The kernel's own advertisements say "router" where it forwards; one that says otherwise makes hosts drop their default

@@ -9,6 +9,8 @@ use std::sync::Mutex;
 use ipnet::IpNet;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
+use super::announce::Mac;
+
 pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(crate) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
@@ -25,6 +27,7 @@ const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_TXQLEN: u16 = 13;
@@ -272,14 +275,16 @@ impl Netlink {
         Ok(found)
     }
 
-    /// Whether a device is up and has a carrier.
-    pub(crate) fn carrier(&self, index: u32) -> io::Result<bool> {
-        let mut carrier = false;
+    /// What a device is at this moment.
+    pub(crate) fn link(&self, index: u32) -> io::Result<Link> {
+        let mut link = None;
         let message = Message::new(RTM_GETLINK, 0).raw(&link_header(0, index, 0, 0));
         self.query("ask for the link", message, |kind, body| {
-            carrier |= kind == RTM_NEWLINK && read_link(body).is_some_and(|link| link.carrier);
+            if kind == RTM_NEWLINK {
+                link = read_link(body);
+            }
         })?;
-        Ok(carrier)
+        link.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 
     /// Lets the other IPv4 addresses of a prefix stay on a device when the one that came first is removed.
@@ -443,17 +448,26 @@ pub(crate) struct Link {
     pub(crate) name: String,
     /// It is up and has a carrier.
     pub(crate) carrier: bool,
+    /// Its Ethernet address, if it has one.
+    pub(crate) mac: Option<Mac>,
 }
 
 /// Reads the body of RTM_NEWLINK or RTM_DELLINK.
 pub(crate) fn read_link(body: &[u8]) -> Option<Link> {
     const UP_AND_CARRIER: u32 = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
     let (head, rest) = body.split_first_chunk::<16>()?;
-    let [_, _, _, _, _, _, _, _, f0, f1, f2, f3, ..] = *head;
+    let [_, _, t0, t1, _, _, _, _, f0, f1, f2, f3, ..] = *head;
     let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
     let (_, name) = attributes(rest).find(|(kind, _)| *kind == IFLA_IFNAME)?;
     let name = name.split(|b| *b == 0).next().unwrap_or_default();
+    let is_ethernet = matches!(
+        u16::from_ne_bytes([t0, t1]),
+        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK
+    );
+    let mac = attributes(rest).find(|(kind, _)| *kind == IFLA_ADDRESS);
+    let mac = mac.and_then(|(_, mac)| Mac::try_from(mac).ok());
     Some(Link {
+        mac: mac.filter(|_| is_ethernet),
         name: String::from_utf8_lossy(name).into_owned(),
         carrier: flags & UP_AND_CARRIER == UP_AND_CARRIER,
     })

@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod cluster;
 mod control;
 mod traffic;
 
