@@ -79,7 +79,8 @@ pub async fn load_one(node: Arc<Node>, id: u64) -> Result<Revived, RecoveryError
         spis: reclaim,
         ..node.ike_context(generation)
     };
-    let sa = IkeSa::restore(Instant::now(), context, record.snapshot, elapsed, generation)?;
+    let mut sa = IkeSa::restore(Instant::now(), context, record.snapshot, elapsed, generation)?;
+    sa.taken_over(Instant::now(), None);
     Ok(Revived { session, sa })
 }
 
@@ -186,7 +187,8 @@ fn restore(
     }
     let elapsed = record.age(now);
     let context = node.ike_context(generation);
-    let sa = IkeSa::restore(Instant::now(), context, record.snapshot, elapsed, generation)?;
+    let mut sa = IkeSa::restore(Instant::now(), context, record.snapshot, elapsed, generation)?;
+    sa.taken_over(Instant::now(), None);
     // The numbers of routing domains belong to one run of the process.
     let domain = node.domains.id(&record.facts.tenant);
     let session = Session::new(

@@ -29,7 +29,7 @@ pub const CEILING_PREFIX: &str = "seq/";
 pub const CHECKPOINT_PREFIX: &str = "win/";
 
 /// The layout; a record of another one is not read.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A session at rest.
 #[derive(Serialize, Deserialize)]

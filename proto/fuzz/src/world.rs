@@ -203,6 +203,8 @@ fn parts(end: usize) -> EstablishedParts {
         },
         liveness: Some(Duration::from_secs(120)),
         mobike: false,
+        message_id_sync: true,
+        redirect: true,
         counters: Counters::default(),
     }
 }

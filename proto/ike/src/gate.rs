@@ -19,7 +19,7 @@ mod limit;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crypto::Random;
+use crypto::{Random, Secret};
 
 pub use counters::{GateCounters, GateDrop};
 
@@ -34,7 +34,7 @@ use limit::{Bucket, SourceLimits};
 pub const INITIAL_OCTETS: usize = 4096;
 
 /// Limits of a gate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct GateConfig {
     /// Half-open IKE SAs from which on cookies are demanded.
     pub cookie_threshold: usize,
@@ -44,6 +44,10 @@ pub struct GateConfig {
     pub errors_per_sec: u32,
     /// New IKE SAs a second from one address, once it has returned a cookie. Carriers put hundreds of users behind one.
     pub initials_per_source: u32,
+    /// Every node that holds the same secret makes and accepts the same cookies, so that a client may return one to another
+    /// node than it got it from; [`Gate::set_clock`] says which time it is for all of them. `None`: secrets of this gate's
+    /// own.
+    pub secret: Option<Secret>,
 }
 
 impl Default for GateConfig {
@@ -53,6 +57,7 @@ impl Default for GateConfig {
             cookie_lifetime: Duration::from_secs(60),
             errors_per_sec: 100,
             initials_per_source: 200,
+            secret: None,
         }
     }
 }
@@ -104,12 +109,18 @@ impl Gate {
     /// A gate with fresh secrets.
     pub fn new(now: Instant, config: GateConfig, mut random: Box<dyn Random>) -> Self {
         Self {
-            config,
             errors: Bucket::full(now, config.errors_per_sec),
             sources: SourceLimits::new(random.u64()),
-            cookies: Cookies::new(now, config.cookie_lifetime, random),
+            cookies: Cookies::new(now, config.cookie_lifetime, config.secret.clone(), random),
             counters: GateCounters::default(),
+            config,
         }
+    }
+
+    /// Says what the wall clock shows (`since_epoch`: time since 1970). Only a gate with [`GateConfig::secret`] asks for it:
+    /// call it at the start and now and then. Nodes may differ by up to half of [`GateConfig::cookie_lifetime`].
+    pub fn set_clock(&mut self, now: Instant, since_epoch: Duration) {
+        self.cookies.set_clock(now, since_epoch);
     }
 
     /// What has passed, been answered and been dropped so far.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use crate::established::Core;
 use crate::handshake::{Base, ExpectSaInit, Outbox, SaInitSent, State, Step};
 use crate::snapshot::{RestoreError, Snapshot};
-use crate::types::{ChildSa, Context, Counters, InitPolicy, InitiatorConfig, Input, Output, Phase, Role};
+use crate::types::{
+    ChildSa, Context, Counters, InitPolicy, InitiatorConfig, Input, MessageIds, Output, Phase, Role,
+};
 use crate::wire::Spi;
 
 /// An IKE SA as a state machine: inputs in by [`handle`](Self::handle), outputs out by [`poll`](Self::poll), one timer.
@@ -219,11 +221,35 @@ impl IkeSa {
         generation: u16,
     ) -> Result<Self, RestoreError> {
         ctx.generation = generation;
-        let core = Core::restore(now, ctx, snapshot.into_core(), elapsed, generation)?;
+        let core = Core::restore(now, ctx, snapshot.into_core()?, elapsed, generation)?;
         Ok(Self {
             state: State::Established(Box::new(core)),
             out: Outbox::new(),
         })
+    }
+
+    /// To be called right after [`restore`](Self::restore): somebody else served this SA since the snapshot, a node that died
+    /// or this one before it was started again, and liveness was not written. `newer` is what
+    /// [`message_ids`](Self::message_ids) said there last, if that is known.
+    ///
+    /// Emits nothing yet. What follows depends on the peer: message IDs are synchronized (RFC 6311), or requests of the peer
+    /// may skip some and ours are tried with signs of life. Until that is done, other requests of ours wait.
+    pub fn taken_over(&mut self, now: Instant, newer: Option<MessageIds>) {
+        if let State::Established(core) = &mut self.state {
+            core.taken_over(now, newer);
+        }
+    }
+
+    /// Where the message IDs are, for a checkpoint between two snapshots; zeros unless established.
+    #[must_use]
+    pub fn message_ids(&self) -> MessageIds {
+        self.established().map(Core::message_ids).unwrap_or_default()
+    }
+
+    /// Whether the peer is a client that can be redirected to another gateway (RFC 5685).
+    #[must_use]
+    pub fn supports_redirect(&self) -> bool {
+        self.established().is_some_and(Core::supports_redirect)
     }
 
     fn get<T>(&self, before: impl FnOnce(&Base) -> T, after: impl FnOnce(&Core) -> T) -> Option<T> {

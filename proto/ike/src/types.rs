@@ -4,6 +4,7 @@ mod child;
 mod context;
 pub(crate) mod dn;
 mod failure;
+mod gateway;
 mod identity;
 mod io;
 
@@ -14,5 +15,6 @@ pub use context::{
     Context, Counters, IkeSuite, InitPolicy, InitiatorConfig, NatFindings, Phase, Role, SpiAllocator, Timing,
 };
 pub use failure::{CloseReason, Failure, FailureKind, Stage};
+pub use gateway::{GatewayId, GatewayIdError};
 pub use identity::{Identity, IdentityError};
-pub use io::{Command, Event, IkeSummary, Input, KeyLog, KeyLogTable, Output, Transmit};
+pub use io::{Command, Event, IkeSummary, Input, KeyLog, KeyLogTable, MessageIds, Output, Transmit};

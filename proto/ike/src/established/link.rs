@@ -106,10 +106,27 @@ impl Link {
         limit: Option<usize>,
         random: &mut dyn Random,
     ) -> Result<Vec<Vec<u8>>, SealFailure> {
+        let message_id = match direction {
+            Direction::Request => self.window.next_send,
+            Direction::Response => self.window.next_recv,
+        };
+        self.seal_as(message_id, exchange, direction, payloads, limit, random)
+    }
+
+    /// Seals a message of ours under a message ID that is not the next one.
+    pub(super) fn seal_as(
+        &mut self,
+        message_id: u32,
+        exchange: ExchangeType,
+        direction: Direction,
+        payloads: &[Payload],
+        limit: Option<usize>,
+        random: &mut dyn Random,
+    ) -> Result<Vec<Vec<u8>>, SealFailure> {
         let initiator = self.role.is_initiator();
-        let (flags, message_id) = match direction {
-            Direction::Request => (Flags::request(initiator), self.window.next_send),
-            Direction::Response => (Flags::response(initiator), self.window.next_recv),
+        let flags = match direction {
+            Direction::Request => Flags::request(initiator),
+            Direction::Response => Flags::response(initiator),
         };
         let header = Header::new(self.id.0, self.id.1, exchange, flags, message_id);
         let (first, plaintext) = encode_payloads(payloads)?;
@@ -172,6 +189,7 @@ impl Core {
         self.others.push(old);
         self.queue
             .retain(|work| !matches!(work, Work::RekeyIke { .. } | Work::Liveness));
+        self.takeover = None;
         self.restart_clock(now);
         self.refused_since = None;
         self.counters.ike_rekeys += 1;

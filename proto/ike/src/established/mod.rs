@@ -19,6 +19,7 @@ mod queue;
 mod receive;
 mod respond;
 mod snapshot;
+mod takeover;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -38,8 +39,8 @@ pub use snapshot::{CoreSnapshot, RestoreError};
 
 use crate::keylog;
 use crate::types::{
-    ChildEnd, ChildPolicy, ChildSa, CloseReason, Command, Context, Counters, Event, Identity, IkeSuite,
-    Input, Lifetime, NatFindings, Output, RekeyPolicy, Role, Transmit,
+    ChildEnd, ChildPolicy, ChildSa, CloseReason, Command, Context, Counters, Event, GatewayId, Identity,
+    IkeSuite, Input, Lifetime, NatFindings, Output, RekeyPolicy, Role, Transmit,
 };
 use crate::wire::proposal::IkeProposal;
 use crate::wire::{Notify, Spi};
@@ -47,6 +48,7 @@ use children::{Child, Children, State};
 use lifetimes::Clock;
 use link::{Direction, Fate, Link, LinkId, find};
 use queue::{Job, Queue, Work};
+use takeover::Takeover;
 use tasks::{Request, Task};
 use window::Window;
 
@@ -88,6 +90,16 @@ pub struct Core {
     clock: Clock,
     liveness: Option<Duration>,
     mobike: bool,
+    /// Message IDs may be synchronized: both sides said so.
+    mid_sync: bool,
+    /// The peer said that it can be redirected.
+    redirectable: bool,
+    /// Another node had this SA; what that leaves open.
+    takeover: Option<Takeover>,
+    /// How old the record was that this core was restored from.
+    restored_age: Duration,
+    /// The peer was sent to another gateway, and has until then to delete this SA.
+    redirected_until: Option<Instant>,
     /// We called, in the first place: rekeys change roles, but not who sits behind whose NAT.
     caller: bool,
     names: Names,
@@ -143,6 +155,11 @@ impl Core {
             clock: Clock::default(),
             liveness: parts.liveness,
             mobike: parts.mobike,
+            mid_sync: parts.message_id_sync,
+            redirectable: parts.redirect,
+            takeover: None,
+            restored_age: Duration::ZERO,
+            redirected_until: None,
             caller: parts.role.is_initiator(),
             names: Names {
                 peer_id: parts.peer_id,
@@ -262,6 +279,18 @@ impl Core {
         self.nat
     }
 
+    /// Whether the peer said that it can be redirected to another gateway (RFC 5685), so that [`Command::Redirect`] works.
+    #[must_use]
+    pub fn supports_redirect(&self) -> bool {
+        self.redirectable && !self.caller
+    }
+
+    /// Whether message IDs can be synchronized with the peer (RFC 6311).
+    #[must_use]
+    pub fn supports_message_id_sync(&self) -> bool {
+        self.mid_sync
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -315,6 +344,21 @@ impl Core {
             Command::CheckLiveness => self.want(now, Work::Liveness),
             Command::InboundSeen { at } => self.heard = self.heard.max(at),
             Command::PeerMoved { remote } => self.peer_at(remote),
+            Command::Redirect { to } => self.redirect(now, to),
+        }
+    }
+
+    /// Sends the client to another gateway, if it can be sent.
+    fn redirect(&mut self, now: Instant, to: GatewayId) {
+        //= rfc5685#section-10
+        //# But this protocol is asymmetric, meaning that only the original responder can redirect the original initiator to another server.
+        //= rfc5685#section-3
+        //# If the IKE_SA_INIT request did not indicate support for the redirect mechanism, the responder MUST NOT send the REDIRECT payload to the VPN client.
+        if self.caller || !self.redirectable {
+            return self.warn(format!("not redirected to {to}: the peer does not follow"));
+        }
+        if self.closing.is_none() {
+            self.want(now, Work::Redirect { to });
         }
     }
 
@@ -329,7 +373,7 @@ impl Core {
 
     /// Sends what waits, if the window is open.
     fn pump(&mut self, now: Instant) {
-        while !self.closed && self.current.window.pending.is_none() {
+        while !self.closed && self.current.window.pending.is_none() && !self.is_unsure() {
             let Some(job) = self.queue.take(now) else {
                 return;
             };
@@ -350,6 +394,7 @@ impl Core {
             payloads,
             task,
         } = request;
+        let durable = !matches!(task, Task::Liveness);
         match link.seal(
             exchange,
             Direction::Request,
@@ -362,7 +407,7 @@ impl Core {
                     .request(now, &self.context.timing, exchange, datagrams.clone(), task);
                 link.responses.clear();
                 let nearly_used_up = link.window.next_send > window::LAST_COMFORTABLE_ID;
-                self.transmit(now, self.local, self.remote, datagrams, true);
+                self.transmit(now, self.local, self.remote, datagrams, durable);
                 if nearly_used_up && id == self.current.id && self.closing.is_none() {
                     //= rfc7296#section-2.2
                     //# In the unlikely event that Message IDs grow too large to fit in 32 bits, the IKE SA MUST be closed or rekeyed.

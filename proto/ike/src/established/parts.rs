@@ -69,6 +69,10 @@ pub struct EstablishedParts {
     pub liveness: Option<Duration>,
     /// Both sides speak MOBIKE.
     pub mobike: bool,
+    /// Both sides announced that message IDs can be synchronized (RFC 6311).
+    pub message_id_sync: bool,
+    /// The peer announced that it can be redirected (RFC 5685).
+    pub redirect: bool,
     /// What the set-up counted.
     pub counters: Counters,
 }

@@ -6,7 +6,7 @@ use crypto::Group;
 use ip::Selector;
 use serde::{Deserialize, Serialize};
 
-use crate::types::ChildEnd;
+use crate::types::{ChildEnd, GatewayId};
 
 /// The most wishes that wait; more are refused.
 pub(super) const MAX_JOBS: usize = 256;
@@ -34,6 +34,8 @@ pub(super) enum Work {
     Liveness,
     /// Word of a request outside the window.
     Report { message_id: u32 },
+    /// The peer is to go to another gateway.
+    Redirect { to: GatewayId },
 }
 
 impl Work {
@@ -46,7 +48,8 @@ impl Work {
             (Self::RekeyIke { .. }, Self::RekeyIke { .. })
             | (Self::Close, Self::Close)
             | (Self::Liveness, Self::Liveness)
-            | (Self::Report { .. }, Self::Report { .. }) => true,
+            | (Self::Report { .. }, Self::Report { .. })
+            | (Self::Redirect { .. }, Self::Redirect { .. }) => true,
             _ => self == other,
         }
     }
@@ -60,7 +63,8 @@ impl Work {
             | Self::DeleteStray { .. }
             | Self::Close
             | Self::Liveness
-            | Self::Report { .. } => None,
+            | Self::Report { .. }
+            | Self::Redirect { .. } => None,
         }
     }
 
@@ -73,7 +77,8 @@ impl Work {
             | Self::RekeyChild { .. }
             | Self::RekeyIke { .. }
             | Self::Liveness
-            | Self::Report { .. } => 2,
+            | Self::Report { .. }
+            | Self::Redirect { .. } => 2,
         }
     }
 }

@@ -65,6 +65,9 @@ impl Core {
 
     fn request(&mut self, now: Instant, path: Path, header: &Header, content: Result<Content, DecodeError>) {
         let id = LinkId(header.spi_i, header.spi_r);
+        if let Some(sync) = self.sync_request(header, &content) {
+            return self.answer_sync(now, path, id, sync);
+        }
         let Some(place) = self.link(id).map(|link| link.window.place(header.message_id)) else {
             return;
         };
@@ -77,6 +80,7 @@ impl Core {
                 self.counters.unexpected += 1;
                 return;
             }
+            Place::Ahead if self.takes_gap(id, header.message_id) => {}
             Place::Ahead => {
                 self.counters.unexpected += 1;
                 return self.report(now, header.message_id);
@@ -92,10 +96,21 @@ impl Core {
             self.counters.unexpected += 1;
             return;
         }
+        //= rfc7296#section-2.4
+        //# (note that within the context of an IKE SA, an "empty" message consists of an IKE header followed by an Encrypted payload that contains no payloads)
+        let empty =
+            matches!(&message, Ok((first, plaintext)) if *first == PayloadType::NONE && plaintext.is_empty());
+        let liveness = empty && header.exchange == ExchangeType::INFORMATIONAL;
+        if !liveness && self.holds_back(id) {
+            self.counters.unexpected += 1;
+            return;
+        }
         self.heard = now;
-        self.peer_at(path.remote);
+        if self.jump(id, header.message_id) {
+            self.peer_at(path.remote);
+        }
         let answer = self.judge(now, id, header.exchange, message);
-        self.answer(now, path, id, header.exchange, answer);
+        self.answer(now, path, id, header.exchange, answer, liveness);
     }
 
     /// Answers a request that was answered before: the same octets, to where it came from this time.
@@ -133,6 +148,9 @@ impl Core {
     fn response(&mut self, now: Instant, header: &Header, content: Result<Content, DecodeError>) {
         let id = LinkId(header.spi_i, header.spi_r);
         let (message_id, exchange) = (header.message_id, header.exchange);
+        if self.takeover_response(now, id, header, &content) {
+            return;
+        }
         if !self
             .link(id)
             .is_some_and(|link| link.window.expects(message_id, exchange))
@@ -144,7 +162,6 @@ impl Core {
             return;
         };
         self.heard = now;
-        self.changed = true;
         let payloads = message
             .and_then(|(first, plaintext)| decode_payloads(first, &plaintext))
             .map_err(|error| error.to_string());
@@ -156,6 +173,13 @@ impl Core {
         let Some(pending) = pending else {
             return;
         };
+        if !matches!(pending.task, Task::Liveness) {
+            self.changed = true;
+        }
+        if id == self.current.id {
+            // The peer answers under the message ID that we believed in.
+            self.takeover = None;
+        }
         let makes_sa = exchange == ExchangeType::CREATE_CHILD_SA;
         match payloads {
             Ok(payloads) => {
@@ -177,7 +201,7 @@ impl Core {
         self.counters.malformed += 1;
         self.release_offer(&task);
         match task {
-            Task::Liveness | Task::Report => {}
+            Task::Liveness | Task::Report | Task::Redirect => {}
             Task::DeleteIke => task.process(self, now, id, Payloads(&[])),
             //= rfc7296#section-2.21
             //# Such errors in parsing or processing response packets should still cause the recipient to clean up the IKE state (for example, by sending a Delete for a bad SA).
@@ -249,10 +273,21 @@ impl Core {
     }
 
     /// Seals, keeps and sends the answer, and does what follows.
-    fn answer(&mut self, now: Instant, path: Path, id: LinkId, exchange: ExchangeType, answer: Answer) {
+    ///
+    /// A sign of life that changed nothing is not worth a record.
+    fn answer(
+        &mut self,
+        now: Instant,
+        path: Path,
+        id: LinkId,
+        exchange: ExchangeType,
+        answer: Answer,
+        liveness: bool,
+    ) {
         if self.closed {
             return;
         }
+        let durable = !liveness || self.changed || answer.then != Then::Continue;
         let limit = self.fragment_size;
         let Some(link) = super::link::find(&mut self.current, &mut self.others, id) else {
             return;
@@ -264,7 +299,7 @@ impl Core {
                 link.requests.clear();
                 //= rfc7296#section-2.11
                 //# An implementation MUST accept incoming requests even if the source port is not 500 or 4500, and MUST respond to the address and port from which the request was received.
-                self.transmit(now, path.local, path.remote, datagrams, true);
+                self.transmit(now, path.local, path.remote, datagrams, durable);
             }
             Err(error) => return self.close(CloseReason::Protocol(error.to_string())),
         }
@@ -295,9 +330,9 @@ impl Core {
 
 /// Where a datagram came from and arrived; its answer goes the way back.
 #[derive(Clone, Copy, Debug)]
-struct Path {
-    local: SocketAddr,
-    remote: SocketAddr,
+pub(super) struct Path {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
 }
 
 /// The answer to a message that is broken as such. INVALID_SYNTAX ends the IKE SA on both sides.

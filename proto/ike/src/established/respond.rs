@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Core;
 use super::link::{Fate, LinkId};
-use super::tasks::{Answer, Task, Then, create_child, delete, rekey_child, rekey_ike};
+use super::tasks::{Answer, Task, Then, create_child, delete, redirect, rekey_child, rekey_ike};
 use crate::types::CloseReason;
 use crate::wire::{ExchangeType, Notify, NotifyType, Payload, Payloads, ProtocolId};
 
@@ -67,6 +67,7 @@ impl Core {
                     return Answer { payloads, then };
                 }
                 NotifyType::COOKIE2 if self.mobike => payloads.push(Payload::Notify(notify.clone())),
+                NotifyType::REDIRECT => redirect::handle(self, notify),
                 NotifyType::MICROSOFT_STATUS => {
                     let code = <[u8; 4]>::try_from(notify.data.as_slice()).map(u32::from_be_bytes);
                     self.warn(format!(

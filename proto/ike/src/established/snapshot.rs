@@ -27,13 +27,9 @@ use crate::wire::ExchangeType;
 use crate::wire::proposal::IkeProposal;
 use crate::wire::protect::IvSource;
 
-/// Version of the record; another one is refused.
-const VERSION: u16 = 1;
-
 /// A record of an established IKE SA. Holds every key: seal it before it goes anywhere.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CoreSnapshot {
-    version: u16,
     current: LinkRecord,
     others: Vec<LinkRecord>,
     children: Vec<ChildRecord>,
@@ -49,6 +45,9 @@ pub struct CoreSnapshot {
     hard: Option<Duration>,
     liveness: Option<Duration>,
     mobike: bool,
+    mid_sync: bool,
+    redirectable: bool,
+    redirected: Option<Duration>,
     caller: bool,
     names: Names,
     refused_for: Option<Duration>,
@@ -67,6 +66,7 @@ struct LinkRecord {
     next_send: u32,
     next_recv: u32,
     answered: Option<CachedResponse>,
+    synced: Option<u32>,
     pending: Option<PendingRecord>,
     fate: FateRecord,
 }
@@ -109,7 +109,7 @@ struct JobRecord {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RestoreError {
     /// Written by another version of this software.
-    #[error("record has version {0}")]
+    #[error("the record has version {0}, this software reads version {expected}", expected = crate::snapshot::VERSION)]
     Version(u16),
     /// Keys that do not fit their algorithms.
     #[error(transparent)]
@@ -141,7 +141,6 @@ impl Core {
             tries: job.tries,
         };
         Some(CoreSnapshot {
-            version: VERSION,
             current: LinkRecord::of(&self.current, now),
             others: self.others.iter().map(|link| LinkRecord::of(link, now)).collect(),
             children: self.children.iter().map(child).collect(),
@@ -157,6 +156,9 @@ impl Core {
             hard: left(self.clock.hard_at),
             liveness: self.liveness,
             mobike: self.mobike,
+            mid_sync: self.mid_sync,
+            redirectable: self.redirectable,
+            redirected: left(self.redirected_until),
             caller: self.caller,
             names: self.names.clone(),
             refused_for: self
@@ -182,9 +184,6 @@ impl Core {
         elapsed: Duration,
         generation: u16,
     ) -> Result<Self, RestoreError> {
-        if snapshot.version != VERSION {
-            return Err(RestoreError::Version(snapshot.version));
-        }
         context.generation = generation;
         let at = |left: Option<Duration>| left.map(|left| now + left.saturating_sub(elapsed));
         let claimed = claim(&context, &snapshot)?;
@@ -238,6 +237,11 @@ impl Core {
             },
             liveness: snapshot.liveness,
             mobike: snapshot.mobike,
+            mid_sync: snapshot.mid_sync,
+            redirectable: snapshot.redirectable,
+            takeover: None,
+            restored_age: elapsed,
+            redirected_until: at(snapshot.redirected),
             caller: snapshot.caller,
             names: snapshot.names,
             heard: now,
@@ -283,6 +287,7 @@ impl LinkRecord {
             next_send: link.window.next_send,
             next_recv: link.window.next_recv,
             answered: link.window.answered.clone(),
+            synced: link.window.synced,
             pending: link.window.pending.as_ref().map(|pending| PendingRecord {
                 id: pending.id,
                 exchange: pending.exchange,
@@ -302,6 +307,7 @@ impl LinkRecord {
     fn into_link(self, now: Instant, elapsed: Duration, generation: u16) -> Result<Link, KeyError> {
         let at = |left: Duration| now + left.saturating_sub(elapsed);
         let mut window = Window::new(self.next_send, self.next_recv, self.answered);
+        window.synced = self.synced;
         window.pending = self.pending.map(|record| Pending {
             id: record.id,
             exchange: record.exchange,

@@ -23,10 +23,12 @@ impl Core {
         if self.closed {
             return None;
         }
-        let idle = self.current.window.pending.is_none();
+        let idle = self.current.window.pending.is_none() && !self.is_unsure();
         let mut table: Vec<(Option<Instant>, &'static str)> = vec![
             (self.current.window.deadline(), "retransmit"),
             (self.queue.deadline().filter(|_| idle), "request"),
+            (self.takeover_at(), "takeover"),
+            (self.redirected_until, "redirected"),
             (self.clock.soft_at, "rekey-ike"),
             (self.clock.hard_at, "expire-ike"),
             (self.liveness_at(), "liveness"),
@@ -51,6 +53,7 @@ impl Core {
     /// Does whatever is due.
     pub(super) fn timeout(&mut self, now: Instant) {
         self.expire_requests(now);
+        self.expire_takeover(now);
         self.expire_links(now);
         self.expire_children(now);
         if self.closed {
@@ -61,6 +64,9 @@ impl Core {
         }
         if take_due(&mut self.clock.hard_at, now) {
             self.start_close(now, CloseReason::Expired);
+        }
+        if take_due(&mut self.redirected_until, now) {
+            self.start_close(now, CloseReason::Redirected);
         }
         if self.liveness_at().is_some_and(|at| at <= now) {
             //= rfc7296#section-2.4
@@ -80,7 +86,7 @@ impl Core {
     }
 
     fn liveness_at(&self) -> Option<Instant> {
-        let idle = self.current.window.pending.is_none() && self.closing.is_none();
+        let idle = self.current.window.pending.is_none() && self.closing.is_none() && !self.is_unsure();
         let asked = self.queue.contains(&Work::Liveness);
         self.liveness
             .filter(|_| idle && !asked)
@@ -105,6 +111,7 @@ impl Core {
             link.responses.expire(now);
             match link.window.expire(now, &self.context.timing) {
                 None => {}
+                Some(Due::Again(_)) if self.is_in_vain(id) => self.withdraw(now),
                 Some(Due::Again(datagrams)) => {
                     self.counters.retransmits_out += 1;
                     self.transmit(now, self.local, self.remote, datagrams, false);

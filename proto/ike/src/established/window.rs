@@ -62,6 +62,10 @@ pub(super) struct Window {
     pub(super) next_recv: u32,
     pub(super) pending: Option<Pending>,
     pub(super) answered: Option<CachedResponse>,
+    /// Taken over from a node that may have answered more than we know: requests may be ahead of `next_recv`.
+    pub(super) gap: bool,
+    /// The highest EXPECTED_SEND_REQ_MESSAGE_ID of the peer's synchronizations (RFC 6311).
+    pub(super) synced: Option<u32>,
 }
 
 impl Window {
@@ -72,6 +76,8 @@ impl Window {
             next_recv,
             pending: None,
             answered,
+            gap: false,
+            synced: None,
         }
     }
 

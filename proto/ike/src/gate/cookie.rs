@@ -1,50 +1,121 @@
 //! Cookies that need no state (RFC 7296 section 2.6): a version octet and a MAC over nonce, address and SPI.
+//!
+//! The secrets are either random and this gate's own, or derived, one for each step of the wall clock, from a secret that
+//! several nodes share: then each of them accepts the cookies of all.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crypto::{Integrity, MacKey, Random};
+use crypto::{Integrity, MacKey, Prf, Random, Secret};
 
 use crate::wire::Spi;
 
 const MAC_OCTETS: usize = 16;
 
+/// What the shared secret is used for here.
+const LABEL: &[u8] = b"ike cookie";
+
 /// Secrets that make and check cookies.
 pub(super) struct Cookies {
-    random: Box<dyn Random>,
     lifetime: Duration,
-    since: Instant,
+    source: Source,
     version: u8,
     current: MacKey,
     previous: Option<MacKey>,
+    /// Of a node whose clock is ahead.
+    next: Option<MacKey>,
+}
+
+/// Where secrets come from.
+enum Source {
+    /// Drawn here; this one since then.
+    Own { random: Box<dyn Random>, since: Instant },
+    /// Derived by the step of the wall clock, which was `since_epoch` at `at`.
+    Shared {
+        secret: Secret,
+        at: Instant,
+        since_epoch: Duration,
+        step: u64,
+    },
 }
 
 impl Cookies {
-    pub(super) fn new(now: Instant, lifetime: Duration, mut random: Box<dyn Random>) -> Self {
-        let current = fresh(&mut *random);
-        let [version] = octets(&mut *random);
-        Self {
-            random,
+    pub(super) fn new(
+        now: Instant,
+        lifetime: Duration,
+        shared: Option<Secret>,
+        mut random: Box<dyn Random>,
+    ) -> Self {
+        let Some(secret) = shared else {
+            let current = fresh(&mut *random);
+            let [version] = octets(&mut *random);
+            return Self {
+                lifetime,
+                source: Source::Own { random, since: now },
+                version,
+                current,
+                previous: None,
+                next: None,
+            };
+        };
+        let mut cookies = Self {
             lifetime,
-            since: now,
-            version,
-            current,
+            version: 0,
+            current: derived(&secret, 0),
             previous: None,
+            next: None,
+            source: Source::Shared {
+                secret,
+                at: now,
+                since_epoch: Duration::ZERO,
+                step: u64::MAX,
+            },
+        };
+        cookies.rotate(now);
+        cookies
+    }
+
+    /// Says what the wall clock shows. Own secrets do not ask for it.
+    pub(super) fn set_clock(&mut self, now: Instant, shown: Duration) {
+        if let Source::Shared { at, since_epoch, .. } = &mut self.source {
+            (*at, *since_epoch) = (now, shown);
         }
+        self.rotate(now);
     }
 
     /// Changes the secret when its time is over; the one before stays valid for one more lifetime.
     pub(super) fn rotate(&mut self, now: Instant) {
-        let age = now.saturating_duration_since(self.since);
-        if age < self.lifetime {
-            return;
+        match &mut self.source {
+            Source::Own { random, since } => {
+                let age = now.saturating_duration_since(*since);
+                if age < self.lifetime {
+                    return;
+                }
+                //= rfc7296#section-2.6
+                //# The responder should not accept cookies indefinitely after <secret> is changed, since that would defeat part of the DoS protection.
+                let retired = std::mem::replace(&mut self.current, fresh(&mut **random));
+                self.previous = (age < self.lifetime * 2).then_some(retired);
+                self.version = self.version.wrapping_add(1);
+                *since = now;
+            }
+            Source::Shared {
+                secret,
+                at,
+                since_epoch,
+                step,
+            } => {
+                let shown = *since_epoch + now.saturating_duration_since(*at);
+                let present = shown.as_secs() / self.lifetime.as_secs().max(1);
+                if present == *step {
+                    return;
+                }
+                *step = present;
+                self.version = low_octet(present);
+                self.current = derived(secret, present);
+                self.previous = present.checked_sub(1).map(|step| derived(secret, step));
+                self.next = present.checked_add(1).map(|step| derived(secret, step));
+            }
         }
-        //= rfc7296#section-2.6
-        //# The responder should not accept cookies indefinitely after <secret> is changed, since that would defeat part of the DoS protection.
-        let retired = std::mem::replace(&mut self.current, fresh(&mut *self.random));
-        self.previous = (age < self.lifetime * 2).then_some(retired);
-        self.version = self.version.wrapping_add(1);
-        self.since = now;
     }
 
     /// The cookie of a request: `VersionIDofSecret | MAC(secret, Ni | IPi | SPIi)`.
@@ -67,6 +138,8 @@ impl Cookies {
             Some(&self.current)
         } else if *version == self.version.wrapping_sub(1) {
             self.previous.as_ref()
+        } else if *version == self.version.wrapping_add(1) {
+            self.next.as_ref()
         } else {
             None
         };
@@ -82,6 +155,17 @@ fn with_parts<T>(from: IpAddr, spi_i: Spi, nonce: &[u8], f: impl FnOnce(&[&[u8]]
         IpAddr::V6(v6) => v6,
     };
     f(&[nonce, &address.octets(), &spi_i.to_bytes()])
+}
+
+/// The key of one step of the wall clock.
+fn derived(secret: &Secret, step: u64) -> MacKey {
+    let key = Prf::HmacSha256.compute(secret.expose(), &[LABEL, &step.to_be_bytes()]);
+    MacKey::new(Integrity::HmacSha256_128, key.expose())
+}
+
+fn low_octet(step: u64) -> u8 {
+    let [.., low] = step.to_be_bytes();
+    low
 }
 
 fn fresh(random: &mut dyn Random) -> MacKey {

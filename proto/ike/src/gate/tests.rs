@@ -11,7 +11,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crypto::SeededRandom;
+use crypto::{Secret, SeededRandom};
 
 use super::*;
 use crate::wire::proposal::{IkeProposal, offer_ike};
@@ -447,4 +447,43 @@ fn every_reason_has_its_own_place_and_name() {
     }
     let names: std::collections::BTreeSet<_> = GateDrop::ALL.iter().map(|r| r.name()).collect();
     assert_eq!(names.len(), GateDrop::COUNT);
+}
+
+#[test]
+fn every_node_with_the_secret_takes_the_cookies_of_the_others() {
+    let shared = |seed: u64, secret: &[u8], clock: u64| {
+        let config = GateConfig {
+            secret: Some(Secret::from(secret)),
+            ..GateConfig::default()
+        };
+        let mut bench = Bench::new();
+        bench.gate = Gate::new(bench.now, config, Box::new(SeededRandom::from_seed(seed)));
+        bench.gate.set_clock(bench.now, Duration::from_secs(clock));
+        bench
+    };
+    let day = 86_400 * 20_000;
+    let mut a = shared(1, b"cluster", day + 100);
+    let good = with_cookie(&cookie_of(&a.screen(&request().encode().unwrap(), BUSY)));
+    assert_eq!(a.screen(&good, BUSY), VERIFIED);
+    // Clocks that differ by half a minute either way; the next step; not the one after it.
+    for clock in [70, 100, 130, 170] {
+        let mut b = shared(2, b"cluster", day + clock);
+        assert_eq!(b.screen(&good, BUSY), VERIFIED, "{clock}");
+    }
+    for clock in [59 - 60, 180] {
+        let mut b = shared(2, b"cluster", (day as i64 + clock) as u64);
+        assert!(matches!(b.screen(&good, BUSY), Verdict::Reply(_)), "{clock}");
+    }
+    let mut other = shared(2, b"another", day + 100);
+    assert!(matches!(other.screen(&good, BUSY), Verdict::Reply(_)));
+    // Time passes without anybody saying so.
+    let mut b = shared(3, b"cluster", day + 100);
+    b.now += Duration::from_secs(60);
+    assert_eq!(b.screen(&good, BUSY), VERIFIED);
+    b.now += Duration::from_secs(30);
+    assert!(matches!(b.screen(&good, BUSY), Verdict::Reply(_)));
+    // Without a secret nothing is shared.
+    let mut own = Bench::new();
+    own.gate.set_clock(own.now, Duration::from_secs(day + 100));
+    assert!(matches!(own.screen(&good, BUSY), Verdict::Reply(_)));
 }

@@ -93,6 +93,11 @@ impl AwaitSignature {
                 .map(|request| Payload::Cp(request.to_payload())),
         );
         payloads.extend(child::offer(&config.child, &guard));
+        if config.message_id_sync {
+            payloads.push(Payload::Notify(Notify::new(
+                NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED,
+            )));
+        }
         base.step(out, "auth_request", format!("{} by {}", auth.id, auth.method));
         match keyed.seal(&mut base, ExchangeType::IKE_AUTH, AUTH_ID, &payloads) {
             Ok(datagrams) => {
@@ -158,6 +163,7 @@ pub(crate) struct AuthSent {
 pub(crate) struct Answered {
     pub(crate) child: Result<ChildPayloads, String>,
     pub(crate) assigned: Option<Assigned>,
+    pub(crate) message_id_sync: bool,
 }
 
 impl AuthSent {
@@ -254,7 +260,15 @@ impl AuthSent {
             (None, None) => Err("the gateway's answer has no child SA".to_owned()),
         };
         let assigned = view.config().and_then(Assigned::from_payload);
-        let answered = Answered { child, assigned };
+        //= rfc6311#section-5
+        //# Only a capability whose support was asserted by both parties can be used during the lifetime of the SA.
+        let message_id_sync =
+            config.message_id_sync && view.notify(NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED).is_some();
+        let answered = Answered {
+            child,
+            assigned,
+            message_id_sync,
+        };
         AwaitVerification::start(now, base, keyed, config, local_id, guard, answered, job, out)
     }
 

@@ -30,6 +30,7 @@ pub(crate) struct ExpectAuth {
 pub(crate) struct Asked {
     pub(crate) child: Option<ChildPayloads>,
     pub(crate) config: Option<ConfigRequest>,
+    pub(crate) message_id_sync: bool,
 }
 
 /// A request that is answered with an error, whatever it is about.
@@ -181,7 +182,13 @@ impl ExpectAuth {
             job.ts_i.clone_from(&child.ts_i);
             job.ts_r.clone_from(&child.ts_r);
         }
-        Ok((job, Asked { child, config }))
+        let message_id_sync = view.notify(NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED).is_some();
+        let asked = Asked {
+            child,
+            config,
+            message_id_sync,
+        };
+        Ok((job, asked))
     }
 }
 

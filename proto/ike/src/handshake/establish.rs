@@ -25,6 +25,7 @@ pub(crate) struct Outcome {
     pub(crate) child: Option<ChildSa>,
     pub(crate) ike_lifetime: Lifetime,
     pub(crate) liveness: Option<Duration>,
+    pub(crate) message_id_sync: bool,
 }
 
 /// Announces the IKE SA and its child.
@@ -86,6 +87,8 @@ pub(crate) fn hand_over(
         ike_lifetime: outcome.ike_lifetime,
         liveness: outcome.liveness,
         mobike: false,
+        message_id_sync: outcome.message_id_sync,
+        redirect: keyed.hints.redirect,
         counters: base.counters,
     };
     Core::new(now, base.ctx, parts).map(Box::new)

@@ -42,6 +42,8 @@ pub(crate) struct Hints {
     pub(crate) fragmentation: bool,
     pub(crate) cert_authorities: Vec<[u8; AUTHORITY_OCTETS]>,
     pub(crate) cert_requested: bool,
+    /// Can be redirected to another gateway, or was.
+    pub(crate) redirect: bool,
 }
 
 impl Hints {
@@ -66,8 +68,17 @@ impl Hints {
             fragmentation: view.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED).is_some(),
             cert_authorities,
             cert_requested,
+            redirect: follows_redirect(view),
         }
     }
+}
+
+/// Whether a client can be redirected.
+pub(crate) fn follows_redirect(request: Payloads<'_>) -> bool {
+    //= rfc5685#section-3
+    //# The presence of the REDIRECT_FROM payload in the IKE_SA_INIT exchange with the new gateway indicates to the new gateway that the client supports the redirect mechanism.
+    let says = |kind| request.notify(kind).is_some();
+    says(NotifyType::REDIRECT_SUPPORTED) || says(NotifyType::REDIRECTED_FROM)
 }
 
 /// Whether there is a CERTREQ for X.509 certificates, and the authorities in all of them.

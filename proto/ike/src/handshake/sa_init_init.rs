@@ -16,7 +16,8 @@ use crate::keylog;
 use crate::keys::{IkeKeys, skeyseed};
 use crate::nat;
 use crate::types::{
-    Command, Event, Failure, FailureKind, IkeSuite, InitiatorConfig, Input, Output, Role, Stage,
+    CloseReason, Command, Event, Failure, FailureKind, GatewayId, IkeSuite, InitiatorConfig, Input, Output,
+    Role, Stage,
 };
 use crate::wire::proposal::{accept_ike, offer_ike, offered};
 use crate::wire::table::{self, Direction};
@@ -147,6 +148,15 @@ impl SaInitSent {
                 data,
             )));
         }
+        if let Some(from) = self.config.redirected_from {
+            //= rfc5685#section-3
+            //# In the IKE_SA_INIT exchange with the new VPN gateway, the client MUST include the REDIRECTED_FROM payload (see Section 9.3).
+            payloads.push(Payload::Notify(GatewayId::redirected_from(from)));
+        } else if self.config.redirect {
+            //= rfc5685#section-3
+            //# The VPN client indicates support for the IKEv2 redirect mechanism and its willingness to be redirected by including a REDIRECT_SUPPORTED notification message in the initial IKE_SA_INIT request (see Section 9.1).
+            payloads.push(Payload::Notify(Notify::new(NotifyType::REDIRECT_SUPPORTED)));
+        }
         let header = Header::new(
             base.spi_i,
             Spi::ZERO,
@@ -194,6 +204,9 @@ impl SaInitSent {
         if let Some(notify) = message.notify(NotifyType::INVALID_KE_PAYLOAD) {
             return self.other_group(now, notify.data_u16(), out);
         }
+        if let Some(notify) = message.notify(NotifyType::REDIRECT) {
+            return self.elsewhere(notify, out);
+        }
         if let Some(error) = message.error() {
             let mut failure = self.base.failure(
                 Stage::SaInit,
@@ -233,6 +246,23 @@ impl SaInitSent {
         self.base.step(out, "cookie", format!("{} octets", cookie.len()));
         self.cookie = Some(cookie);
         self.transmit(now, out)
+    }
+
+    /// The gateway sends us to another one.
+    fn elsewhere(mut self: Box<Self>, notify: &Notify, out: &mut Outbox) -> State {
+        let follows = self.config.redirect || self.config.redirected_from.is_some();
+        //= rfc5685#section-3
+        //# If the values do not match, the client MUST silently discard the response (and keep waiting for another response).
+        match GatewayId::of_redirect(notify) {
+            Some((to, nonce)) if follows && nonce == self.nonce => {
+                out.push_back(Output::Event(Event::Redirected { to }));
+                self.base.close(out, CloseReason::Redirected)
+            }
+            Some(_) | None => {
+                self.base.counters.unexpected += 1;
+                State::SaInitSent(self)
+            }
+        }
     }
 
     fn other_group(mut self: Box<Self>, now: Instant, told: Option<u16>, out: &mut Outbox) -> State {

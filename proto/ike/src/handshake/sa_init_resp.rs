@@ -7,17 +7,19 @@ use std::time::Instant;
 use crypto::dh::KeyPair;
 
 use super::channel::Channel;
-use super::keyed::{Hints, Keyed, certreq, hashes_data};
+use super::keyed::{Hints, Keyed, certreq, follows_redirect, hashes_data};
 use super::{Base, ExpectAuth, Outbox, State, Step};
 use crate::auth::Negotiation;
 use crate::keylog;
 use crate::keys::{IkeKeys, skeyseed};
 use crate::nat;
-use crate::types::{Command, Event, FailureKind, IkeSuite, InitPolicy, Input, Output, Role, Stage};
+use crate::types::{
+    CloseReason, Command, Event, FailureKind, GatewayId, IkeSuite, InitPolicy, Input, Output, Role, Stage,
+};
 use crate::wire::proposal::{offered, select_ike};
 use crate::wire::table::{self, Direction};
 use crate::wire::{
-    ExchangeType, Flags, Header, KeyExchange, Message, Notify, NotifyType, Payload, SaPayload, Spi,
+    ExchangeType, Flags, Header, KeyExchange, Message, Notify, NotifyType, Payload, Payloads, SaPayload, Spi,
 };
 
 /// Octets of our nonces: half the key of the longest PRF (RFC 7296 section 2.10).
@@ -59,6 +61,8 @@ enum Answer {
     WrongGroup(Refusal),
     /// The end.
     Refused(Refusal),
+    /// The end here: another gateway serves the client.
+    Elsewhere { to: GatewayId, notify: Notify },
 }
 
 impl ExpectSaInit {
@@ -119,6 +123,15 @@ impl ExpectSaInit {
                 self.last = Some((bytes, response));
                 State::ExpectSaInit(self)
             }
+            Answer::Elsewhere { to, notify } => {
+                //= rfc5685#section-3
+                //# Note that when the IKE_SA_INIT response includes the REDIRECT notification, the exchange does not result in the creation of an IKE_SA and the responder Security Parameter Index (SPI) will be zero.
+                if let Some(response) = self.without_sa(notify) {
+                    self.base.step(out, "redirect", format!("to {to}"));
+                    self.base.send(out, response);
+                }
+                self.base.close(out, CloseReason::Redirected)
+            }
             Answer::WrongGroup(refusal) | Answer::Refused(refusal) => {
                 if let Some(response) = self.refusal(&refusal) {
                     self.base.send(out, response);
@@ -142,6 +155,11 @@ impl ExpectSaInit {
     }
 
     fn refusal(&self, refusal: &Refusal) -> Option<Vec<u8>> {
+        self.without_sa(refusal.notify.clone())
+    }
+
+    /// A response that makes no IKE SA.
+    fn without_sa(&self, notify: Notify) -> Option<Vec<u8>> {
         //= rfc7296#section-2.6
         //# When the IKE_SA_INIT exchange does not result in the
         //# creation of an IKE SA due to INVALID_KE_PAYLOAD, NO_PROPOSAL_CHOSEN,
@@ -154,9 +172,7 @@ impl ExpectSaInit {
             Flags::response(false),
             0,
         );
-        Message::new(header, vec![Payload::Notify(refusal.notify.clone())])
-            .encode()
-            .ok()
+        Message::new(header, vec![Payload::Notify(notify)]).encode().ok()
     }
 
     fn answer(&mut self, bytes: &[u8], out: &mut Outbox) -> Answer {
@@ -181,6 +197,20 @@ impl ExpectSaInit {
             let reason = "IKE_SA_INIT lacks SA, KE or nonce".to_owned();
             return Answer::Refused(Refusal::syntax(NotifyType::INVALID_SYNTAX, Vec::new(), reason));
         };
+        if let Some(to) = self
+            .policy
+            .redirect
+            .as_ref()
+            .filter(|to| leads_on(message.view(), to))
+        {
+            //= rfc5685#section-3
+            //# The notification includes information about the selected VPN gateway and the nonce data from the Ni payload in the IKE_SA_INIT request.
+            let notify = to.redirect(nonce);
+            return Answer::Elsewhere {
+                to: to.clone(),
+                notify,
+            };
+        }
         let suite = match self.choose(sa, ke) {
             Ok(suite) => suite,
             Err(answer) => return *answer,
@@ -343,6 +373,14 @@ impl ExpectSaInit {
             },
         })
     }
+}
+
+/// Whether a client may be sent to a gateway: it can be redirected, and does not come from there.
+fn leads_on(request: Payloads<'_>, to: &GatewayId) -> bool {
+    let comes_from = request
+        .notify(NotifyType::REDIRECTED_FROM)
+        .and_then(GatewayId::of_redirected_from);
+    follows_redirect(request) && comes_from.as_ref() != Some(to)
 }
 
 impl Step for ExpectSaInit {

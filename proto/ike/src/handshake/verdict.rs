@@ -97,6 +97,14 @@ impl AwaitVerdict {
                 None
             }
         };
+        let message_id_sync = self.asked.message_id_sync;
+        if message_id_sync {
+            //= rfc6311#section-5
+            //# When negotiating these capabilities, the responder MUST NOT assert support of a capability unless such support was asserted by the initiator.
+            payloads.push(Payload::Notify(Notify::new(
+                NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED,
+            )));
+        }
         let Self {
             mut base,
             mut keyed,
@@ -140,6 +148,7 @@ impl AwaitVerdict {
             child,
             ike_lifetime: grant.ike_lifetime,
             liveness: grant.liveness,
+            message_id_sync,
         };
         announce(&base, &keyed, &outcome, out);
         base.send_all(out, &response, true);

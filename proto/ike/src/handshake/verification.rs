@@ -113,6 +113,7 @@ impl AwaitVerification {
             child,
             ike_lifetime: config.ike_lifetime,
             liveness: config.liveness,
+            message_id_sync: answered.message_id_sync,
         };
         announce(&base, &keyed, &outcome, out);
         let mut core = hand_over(now, base, keyed, outcome);

@@ -1,13 +1,14 @@
 //! What a state machine is given: randomness, SPIs, timing, policy.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crypto::{Group, HashAlgorithm, Prf, Random, Suite};
 use serde::{Deserialize, Serialize};
 
-use super::{ChildPolicy, Identity, Lifetime};
+use super::{ChildPolicy, GatewayId, Identity, Lifetime};
 use crate::config::ConfigRequest;
 use crate::wire::Spi;
 use crate::wire::proposal::IkeProposal;
@@ -144,6 +145,8 @@ pub struct Timing {
     pub linger: Duration,
     /// Wait before a request that met TEMPORARY_FAILURE is tried again.
     pub retry_temporary: Duration,
+    /// How long a client that was redirected out of a session has to set up the other one and to delete this one.
+    pub redirected: Duration,
 }
 
 impl Default for Timing {
@@ -156,6 +159,7 @@ impl Default for Timing {
             reassembly: Duration::from_secs(30),
             linger: Duration::from_secs(10),
             retry_temporary: Duration::from_secs(5),
+            redirected: Duration::from_secs(30),
         }
     }
 }
@@ -209,6 +213,8 @@ pub struct InitPolicy {
     pub fragment_size: usize,
     /// Claim a NAT so that ESP always goes in UDP.
     pub force_encap: bool,
+    /// Send clients that can be redirected (RFC 5685) to this gateway, before anything is computed for them.
+    pub redirect: Option<GatewayId>,
 }
 
 impl InitPolicy {
@@ -222,6 +228,7 @@ impl InitPolicy {
             fragmentation: true,
             fragment_size: DEFAULT_FRAGMENT_SIZE,
             force_encap: false,
+            redirect: None,
         }
     }
 }
@@ -265,6 +272,13 @@ pub struct InitiatorConfig {
     pub ike_lifetime: Lifetime,
     /// Silence after which the peer is probed.
     pub liveness: Option<Duration>,
+    /// Announce that message IDs can be synchronized (RFC 6311): the gateway may be a cluster.
+    pub message_id_sync: bool,
+    /// Announce that we can be redirected (RFC 5685). Where to is told by [`Event::Redirected`](super::Event::Redirected);
+    /// following it is the shell's part.
+    pub redirect: bool,
+    /// The gateway that redirected us to this one.
+    pub redirected_from: Option<IpAddr>,
 }
 
 impl InitiatorConfig {
@@ -286,6 +300,9 @@ impl InitiatorConfig {
             child,
             ike_lifetime: Lifetime::default(),
             liveness: None,
+            message_id_sync: true,
+            redirect: false,
+            redirected_from: None,
         }
     }
 }
@@ -319,4 +336,10 @@ pub struct Counters {
     pub ike_rekeys: u64,
     /// Rekey collisions resolved.
     pub collisions: u64,
+    /// Message IDs synchronized after a takeover (RFC 6311), by us or by the peer.
+    pub message_id_syncs: u64,
+    /// Requests of the peer that were ahead of what we had known after a takeover, and were accepted.
+    pub message_id_gaps: u64,
+    /// Message IDs tried after a takeover because the peer's window was not known.
+    pub message_id_probes: u64,
 }

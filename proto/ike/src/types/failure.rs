@@ -123,6 +123,8 @@ pub enum CloseReason {
     Protocol(String),
     /// Replaced by another IKE SA in a way that left nothing here.
     Replaced,
+    /// Sent to another gateway (RFC 5685).
+    Redirected,
 }
 
 impl fmt::Display for CloseReason {
@@ -136,6 +138,7 @@ impl fmt::Display for CloseReason {
             Self::RefusedByPeer(why) => write!(f, "refused by the peer: {why}"),
             Self::Protocol(why) => write!(f, "protocol error: {why}"),
             Self::Replaced => f.write_str("replaced"),
+            Self::Redirected => f.write_str("redirected to another gateway"),
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use crypto::Group;
 use ip::Selector;
+use serde::{Deserialize, Serialize};
 
-use super::{ChildEnd, ChildSa, CloseReason, Failure, Identity, NatFindings};
+use super::{ChildEnd, ChildSa, CloseReason, Failure, GatewayId, Identity, NatFindings};
 use crate::auth::{AuthJob, AuthVerdict};
 use crate::config::Assigned;
 use crate::wire::Spi;
@@ -74,6 +75,13 @@ pub enum Command {
         /// The new address.
         remote: SocketAddr,
     },
+    /// Gateway: ask the client to go to another one (RFC 5685 section 5). It is to delete this SA; after
+    /// [`Timing::redirected`](super::Timing::redirected) we do. Ignored with a warning unless
+    /// [`IkeSa::supports_redirect`](crate::IkeSa::supports_redirect).
+    Redirect {
+        /// Where to.
+        to: GatewayId,
+    },
 }
 
 /// Something for the shell to do.
@@ -96,6 +104,17 @@ pub struct Transmit {
     pub bytes: Vec<u8>,
     /// Hold it back until a snapshot taken now is stored.
     pub durable: bool,
+}
+
+/// Where the message IDs of an IKE SA are: what a checkpoint keeps besides the record, because liveness is not written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MessageIds {
+    /// Of our next request.
+    pub send: u32,
+    /// Of the peer's next request.
+    pub receive: u32,
+    /// Names the pair of SPIs that they are of: a rekey starts both at zero again.
+    pub link: u32,
 }
 
 /// Something that happened inside.
@@ -150,6 +169,12 @@ pub enum Event {
         new_spi_i: Spi,
         /// New SPI of the (new) responder.
         new_spi_r: Spi,
+    },
+    /// Initiator: the gateway sends us to another one. During set-up [`Event::Closed`] follows; in a session the SA stays up
+    /// until this side closes it.
+    Redirected {
+        /// Where to.
+        to: GatewayId,
     },
     /// Forget these SPIs.
     OldSpisGone {

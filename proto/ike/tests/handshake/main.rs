@@ -10,6 +10,7 @@
 )]
 
 mod clients;
+mod cluster;
 mod login;
 mod loss;
 mod pair;

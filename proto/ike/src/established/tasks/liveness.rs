@@ -5,7 +5,7 @@ use super::{Request, Task};
 use crate::wire::{ExchangeType, Notify, NotifyType, Payload};
 
 /// An empty INFORMATIONAL request.
-pub(super) fn build(core: &mut Core) -> Request {
+pub(in crate::established) fn build(core: &mut Core) -> Request {
     core.counters.liveness_checks += 1;
     //= rfc7296#section-2.4
     //# To check whether the other side is alive, IKE specifies an empty INFORMATIONAL request that (like all IKE requests) requires an acknowledgement (note that within the context of an IKE SA, an "empty" message consists of an IKE header followed by an Encrypted payload that contains no payloads).

@@ -17,6 +17,7 @@ pub(super) mod create_child;
 pub(super) mod delete;
 pub(super) mod liveness;
 pub(super) mod offer;
+pub(super) mod redirect;
 pub(super) mod rekey_child;
 pub(super) mod rekey_ike;
 
@@ -30,6 +31,7 @@ pub(super) enum Task {
     DeleteIke,
     Liveness,
     Report,
+    Redirect,
 }
 
 /// A request, ready to be sealed.
@@ -83,6 +85,7 @@ impl Task {
             Work::Close => Some(delete::build_ike()),
             Work::Liveness => Some(liveness::build(core)),
             Work::Report { message_id } => Some(liveness::build_report(message_id)),
+            Work::Redirect { to } => Some(redirect::build(core, &to)),
         }
     }
 
@@ -94,6 +97,7 @@ impl Task {
             Self::RekeyIke(task) => task.process(core, now, link, response),
             Self::DeleteChildren(task) => task.process(core, now),
             Self::DeleteIke => delete::process_ike(core, now, link),
+            Self::Redirect => redirect::process(core, now),
             Self::Liveness | Self::Report => {}
         }
     }
@@ -103,9 +107,12 @@ impl Task {
         match self {
             Self::CreateChild(task) => Some(task.spi_in()),
             Self::RekeyChild(task) => Some(task.spi_in()),
-            Self::RekeyIke(_) | Self::DeleteChildren(_) | Self::DeleteIke | Self::Liveness | Self::Report => {
-                None
-            }
+            Self::RekeyIke(_)
+            | Self::DeleteChildren(_)
+            | Self::DeleteIke
+            | Self::Liveness
+            | Self::Report
+            | Self::Redirect => None,
         }
     }
 
@@ -113,7 +120,7 @@ impl Task {
     pub(super) fn concerns_children(&self) -> bool {
         match self {
             Self::CreateChild(_) | Self::RekeyChild(_) | Self::DeleteChildren(_) => true,
-            Self::RekeyIke(_) | Self::DeleteIke | Self::Liveness | Self::Report => false,
+            Self::RekeyIke(_) | Self::DeleteIke | Self::Liveness | Self::Report | Self::Redirect => false,
         }
     }
 }

@@ -21,7 +21,9 @@ mod lifetimes;
 mod messages;
 mod post;
 mod random;
+mod redirect;
 mod snapshots;
+mod takeover;
 
 use post::{Dice, Letter, Seen, Spis};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,12 +36,12 @@ use ip::Selector;
 
 use super::children::State;
 use super::link::{Fate, Link};
-use super::{Core, EstablishedParts};
+use super::{Core, CoreSnapshot, EstablishedParts};
 use crate::keys::{IkeKeys, child_keymat};
 use crate::types::{
-    Activate, ChildEnd, ChildPolicy, ChildSa, CloseReason, Command, Context, Counters, Event, Identity,
-    IkeSuite, Input, Lifetime, Mode, NatFindings, Output, RekeyPolicy, Role, SecurityProtocol, SpiAllocator,
-    Timing,
+    Activate, ChildEnd, ChildPolicy, ChildSa, CloseReason, Command, Context, Counters, Event, GatewayId,
+    Identity, IkeSuite, Input, Lifetime, Mode, NatFindings, Output, RekeyPolicy, Role, SecurityProtocol,
+    SpiAllocator, Timing,
 };
 use crate::wire::proposal::{ChildProposal, IkeProposal};
 use crate::wire::protect::{Content, IvSource, open, seal};
@@ -73,6 +75,10 @@ pub(super) struct Side {
     pub(super) warnings: Vec<String>,
     pub(super) closed: Option<CloseReason>,
     pub(super) address: Option<SocketAddr>,
+    pub(super) redirected: Option<GatewayId>,
+    /// What a store holds: the state at the last durable message or change, and when that was.
+    pub(super) record: Option<(CoreSnapshot, Instant)>,
+    pub(super) writes: u32,
 }
 
 /// How a pair is set up.
@@ -88,6 +94,7 @@ pub(super) struct Setup {
     pub(super) fragment_size: Option<usize>,
     pub(super) timing: Timing,
     pub(super) max_children: u16,
+    pub(super) message_id_sync: bool,
     pub(super) seed: u64,
 }
 
@@ -105,6 +112,7 @@ impl Default for Setup {
             fragment_size: None,
             timing: Timing::default(),
             max_children: 8,
+            message_id_sync: true,
             seed: 1,
         }
     }
@@ -240,6 +248,8 @@ impl Side {
             ike_lifetime: setup.ike_life,
             liveness: setup.liveness,
             mobike: false,
+            message_id_sync: setup.message_id_sync,
+            redirect: true,
             counters: Counters::default(),
         };
         let context = Context {
@@ -265,20 +275,29 @@ impl Side {
             warnings: Vec::new(),
             closed: None,
             address: None,
+            redirected: None,
+            record: None,
+            writes: 0,
         }
     }
 
     /// Hands in an input and takes what comes of it.
     pub(super) fn handle(&mut self, now: Instant, input: Input) {
         self.core.handle(now, input);
-        self.drain();
+        if self.drain() {
+            self.record = self.core.snapshot(now).map(|record| (record, now));
+            self.writes += 1;
+        }
     }
 
-    fn drain(&mut self) {
+    /// Says whether a record has to be written.
+    fn drain(&mut self) -> bool {
+        let mut write = false;
         while let Some(output) = self.core.poll() {
             match output {
                 Output::Transmit(transmit) => {
                     let seen = self.sniff(&transmit.bytes);
+                    write |= transmit.durable;
                     self.out.push_back(Letter {
                         bytes: transmit.bytes,
                         durable: transmit.durable,
@@ -287,9 +306,13 @@ impl Side {
                         seen,
                     });
                 }
-                Output::Event(event) => self.event(event),
+                Output::Event(event) => {
+                    write |= matches!(event, Event::StateChanged);
+                    self.event(event);
+                }
             }
         }
+        write
     }
 
     fn event(&mut self, event: Event) {
@@ -318,6 +341,7 @@ impl Side {
             }
             Event::PeerAddress { remote } => self.address = Some(remote),
             Event::Warning { detail } => self.warnings.push(detail),
+            Event::Redirected { to } => self.redirected = Some(to),
             Event::Step { .. } | Event::StateChanged => {}
             other => panic!("unexpected event {other:?}"),
         }
