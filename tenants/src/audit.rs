@@ -7,12 +7,14 @@ use std::time::SystemTime;
 use api::time::timestamp;
 use api::v1;
 use serde::{Deserialize, Serialize};
-use store::{Limits, Store, StoreError, Txn};
+use store::{Expect, Limits, Store, StoreError, Txn};
 
 use crate::object::{from_millis, to_millis};
 
 /// Everything under it is a record.
-const AUDIT: &str = "audit/";
+pub(crate) const AUDIT: &str = "audit/";
+/// Old records deleted with one change.
+const MAX_TRIMMED: usize = 32;
 /// Records kept; the oldest go when more come.
 pub const MAX_RECORDS: usize = 10_000;
 
@@ -122,11 +124,14 @@ impl Trail {
                 method: actor.method.clone(),
                 change,
             };
-            txn = txn.put(record.key(), serde_json::to_vec(&record)?);
+            // Of two nodes in the same microsecond one is refused.
+            txn = txn
+                .when(record.key(), Expect::Absent)
+                .put(record.key(), serde_json::to_vec(&record)?);
             made.push(Arc::new(record));
         }
         let excess = (records.len() + made.len()).saturating_sub(MAX_RECORDS);
-        for gone in records.iter().take(excess) {
+        for gone in records.iter().take(excess.min(MAX_TRIMMED)) {
             txn = txn.delete(gone.key());
         }
         Ok((txn, made))
@@ -135,7 +140,35 @@ impl Trail {
     /// Takes written records in.
     pub(crate) fn commit(&self, made: Vec<Arc<Record>>) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        records.extend(made);
+        for record in made {
+            let place = records.partition_point(|other| other.id < record.id);
+            // A watch may have been faster.
+            if records.get(place).is_none_or(|other| other.id != record.id) {
+                records.insert(place, record);
+            }
+        }
+        while records.len() > MAX_RECORDS {
+            records.pop_front();
+        }
+    }
+
+    /// Takes in what another node wrote or deleted.
+    pub(crate) fn take_event(&self, key: &str, value: Option<&[u8]>) {
+        let id = key.strip_prefix(AUDIT).and_then(|id| id.parse::<u64>().ok());
+        let Some(id) = id else { return };
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = records.partition_point(|record| record.id < id);
+        let known = records.get(place).is_some_and(|record| record.id == id);
+        match value {
+            None if known => drop(records.remove(place)),
+            None => {}
+            Some(_) if known => {}
+            Some(value) => match serde_json::from_slice::<Record>(value) {
+                Ok(record) if record.id == id => records.insert(place, Arc::new(record)),
+                Ok(_) => tracing::warn!(key, "an audit record has another number than its key"),
+                Err(error) => tracing::warn!(key, %error, "an audit record cannot be read"),
+            },
+        }
         while records.len() > MAX_RECORDS {
             records.pop_front();
         }

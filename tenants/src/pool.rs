@@ -8,26 +8,34 @@
 //! ```
 //! **Invariant:** an address is in use by at most one owner: the choice is made under a lock, and the store's record
 //! is compared when it is written. Idle records are remembered, at most [`MAX_IDLE`] in a pool.
+//!
+//! In a cluster several nodes have the same pools. Each hands out addresses of its slots' [`Share`]s only, and each
+//! write compares the slot's generation and owner as well, so that a node that has lost a slot leases nothing more.
 
 mod book;
+mod share;
+pub(crate) mod shared;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use store::{Expect, Revision, Store, StoreError, Txn};
+use store::{CompareValue, Expect, Revision, Store, StoreError, Txn};
 
 use crate::model::AddressPool;
-use book::{Book, Lease};
+use crate::range::AddressRange;
+use book::{Book, Chosen};
 
 pub use book::MAX_IDLE;
+pub use share::{MAX_SHARES, Share};
 
 /// Everything under it is a lease: `pool/{tenant}/{address}`.
 pub(crate) const LEASES: &str = "pool/";
 /// How often a choice is made again when the store knows better.
 const TRIES: usize = 8;
 /// Leases of one transaction when unclaimed ones are swept.
-const SWEEP: usize = 256;
+const SWEEP: usize = 64;
 
 /// No address could be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +56,14 @@ pub enum PoolError {
         /// The address.
         address: IpAddr,
     },
+    /// The slot that the address is for is not this node's any more.
+    #[error("the address pool {tenant}/{pool} may not be used: its share is another node's by now")]
+    Fenced {
+        /// Its tenant.
+        tenant: String,
+        /// Its name.
+        pool: String,
+    },
     /// The lease could not be made durable.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -59,6 +75,9 @@ pub(crate) struct Record {
     pub(crate) pool: String,
     pub(crate) owner: String,
     pub(crate) in_use: bool,
+    /// In a cluster: the slot of the session that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) slot: Option<u8>,
 }
 
 impl Record {
@@ -79,37 +98,59 @@ pub struct Pool {
     tenant: String,
     name: String,
     store: Arc<dyn Store>,
+    /// With other nodes: each hands out addresses of its slots' shares only.
+    shared: bool,
     book: Mutex<Book>,
+    /// One reading of leases at a time; when an exhausted share was read again last.
+    loading: tokio::sync::Mutex<Option<tokio::time::Instant>>,
 }
 
 /// Takes an address back unless the lease became durable: also when the caller's future is dropped.
 struct Undo<'a> {
     pool: &'a Pool,
-    address: IpAddr,
-    before: Option<Lease>,
+    chosen: Chosen,
     armed: bool,
 }
 
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.pool.book().restore(self.address, self.before.take());
+            self.pool.book().restore(&mut self.chosen);
         }
     }
 }
 
+/// Why a lease was not written.
+enum Refused {
+    /// The address is not as it was thought to be; it has been learned.
+    Changed(StoreError),
+    /// The address is as it was thought to be: it is the fence that does not hold.
+    Fence,
+    Store(StoreError),
+}
+
 impl Pool {
-    pub(crate) fn new(config: &Arc<AddressPool>, store: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(config: &Arc<AddressPool>, store: Arc<dyn Store>, shared: bool) -> Self {
         Self {
             tenant: config.tenant.clone(),
             name: config.name.clone(),
             store,
-            book: Mutex::new(Book::new(Arc::clone(config))),
+            shared,
+            book: Mutex::new(Book::new(Arc::clone(config), shared)),
+            loading: tokio::sync::Mutex::new(None),
         }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key(&self, address: IpAddr) -> String {
+        if self.shared {
+            shared::key(&self.tenant, address)
+        } else {
+            key(&self.tenant, address)
+        }
     }
 
     /// Takes a changed configuration over. Addresses in use stay so, even outside the new range.
@@ -135,9 +176,19 @@ impl Pool {
         self.book().config().range.is_ipv4()
     }
 
-    /// Addresses in use.
+    /// Addresses in use; in a cluster those that this node knows of.
     pub fn in_use(&self) -> u64 {
         self.book().in_use()
+    }
+
+    /// The addresses that a share hands out; `None`: the pool has fewer addresses than there are shares.
+    pub fn block(&self, share: Share) -> Option<AddressRange> {
+        share.block(&self.book().config().range)
+    }
+
+    /// What to route to the owner of a share: its block as prefixes.
+    pub fn block_prefixes(&self, share: Share) -> Vec<IpNet> {
+        share.prefixes(&self.book().config().range)
     }
 
     /// Gives an address to an owner (an identity, or what else a tenant's users are told apart by): `wanted` when
@@ -147,29 +198,70 @@ impl Pool {
     /// # Errors
     /// [`PoolError::Exhausted`], or the store's trouble; nothing is taken then.
     pub async fn allocate(&self, owner: &str, wanted: Option<IpAddr>) -> Result<IpAddr, PoolError> {
-        let mut last = StoreError::Unavailable {
-            reason: "the pool's records keep changing".to_owned(),
-        };
-        for _ in 0..TRIES {
-            let chosen = self.book().choose(owner, wanted);
-            let Some((address, before)) = chosen else {
-                let capacity = self.book().config().capacity();
-                return Err(PoolError::Exhausted {
-                    tenant: self.tenant.clone(),
-                    pool: self.name.clone(),
-                    capacity,
-                });
-            };
-            match self.make_durable(owner, address, before).await {
-                Ok(()) => return Ok(address),
-                Err(error @ StoreError::Conflict { .. }) => last = error,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(last.into())
+        self.allocate_in(owner, wanted, None, &[]).await
     }
 
-    /// Takes exactly this address for an owner who has it already: for sessions that were restored.
+    /// Like [`Pool::allocate`] within a share (`None`: the whole pool), for a node of a cluster: the lease is
+    /// written only while the values of the `fence` (the slot's generation and owner) hold. The first call reads the
+    /// share's leases from the store, unless [`crate::Registry::refresh_share`] has.
+    ///
+    /// # Errors
+    /// [`PoolError::Exhausted`], [`PoolError::Fenced`], or the store's trouble; nothing is taken then.
+    pub async fn allocate_in(
+        &self,
+        owner: &str,
+        wanted: Option<IpAddr>,
+        share: Option<Share>,
+        fence: &[CompareValue],
+    ) -> Result<IpAddr, PoolError> {
+        let mut last = PoolError::Store(StoreError::Unavailable {
+            reason: "the pool's records keep changing".to_owned(),
+        });
+        let (mut fenced, mut read_again) = (0, false);
+        for _ in 0..TRIES {
+            if let Some(share) = share.filter(|_| self.shared) {
+                self.make_loaded(share).await?;
+            }
+            let chosen = self.book().choose(owner, wanted, share);
+            let Some(chosen) = chosen else {
+                // Addresses may have come back that another node's slot had here.
+                if let Some(share) = share.filter(|_| self.shared && !read_again) {
+                    read_again = true;
+                    self.refresh_exhausted(share).await?;
+                    continue;
+                }
+                return Err(self.exhausted(share));
+            };
+            let address = chosen.address;
+            match self.make_durable(owner, chosen, share, fence).await {
+                Ok(()) => return Ok(address),
+                Err(Refused::Changed(error)) => last = error.into(),
+                // What is read after a refusal may have changed back in between: once more.
+                Err(Refused::Fence) if fenced == 0 => fenced += 1,
+                Err(Refused::Fence) => return Err(self.fenced()),
+                Err(Refused::Store(error)) => return Err(error.into()),
+            }
+        }
+        Err(last)
+    }
+
+    fn exhausted(&self, share: Option<Share>) -> PoolError {
+        PoolError::Exhausted {
+            tenant: self.tenant.clone(),
+            pool: self.name.clone(),
+            capacity: self.book().capacity(share),
+        }
+    }
+
+    fn fenced(&self) -> PoolError {
+        PoolError::Fenced {
+            tenant: self.tenant.clone(),
+            pool: self.name.clone(),
+        }
+    }
+
+    /// Takes exactly this address for an owner who has it already: for sessions that were restored. In a cluster
+    /// nothing is read or written: the session's record, which is younger than the lease, is proof enough.
     ///
     /// # Errors
     /// [`PoolError::Taken`] when it is in use by another, or not of the pool.
@@ -178,7 +270,20 @@ impl Pool {
         match claimed {
             book::Claim::Held => Ok(()),
             book::Claim::Taken => Err(PoolError::Taken { address }),
-            book::Claim::Write(before) => Ok(self.make_durable(owner, address, before).await?),
+            book::Claim::Write(chosen) => match self.make_durable(owner, chosen, None, &[]).await {
+                Ok(()) => Ok(()),
+                Err(Refused::Changed(error) | Refused::Store(error)) => Err(error.into()),
+                Err(Refused::Fence) => Err(PoolError::Taken { address }),
+            },
+        }
+    }
+
+    fn record(&self, owner: &str, in_use: bool, share: Option<Share>) -> Record {
+        Record {
+            pool: self.name.clone(),
+            owner: owner.to_owned(),
+            in_use,
+            slot: share.filter(|_| self.shared && in_use).map(|share| share.index),
         }
     }
 
@@ -186,43 +291,43 @@ impl Pool {
     async fn make_durable(
         &self,
         owner: &str,
-        address: IpAddr,
-        before: Option<Lease>,
-    ) -> Result<(), StoreError> {
-        let expect = match before.as_ref().and_then(|lease| lease.revision) {
+        chosen: Chosen,
+        share: Option<Share>,
+        fence: &[CompareValue],
+    ) -> Result<(), Refused> {
+        let address = chosen.address;
+        let expect = match chosen.before.as_ref().and_then(|lease| lease.revision) {
             Some(revision) => Expect::Revision(revision),
             None => Expect::Absent,
         };
         let mut undo = Undo {
             pool: self,
-            address,
-            before,
+            chosen,
             armed: true,
         };
-        let record = Record {
-            pool: self.name.clone(),
-            owner: owner.to_owned(),
-            in_use: true,
-        };
-        let key = key(&self.tenant, address);
-        match self.store.put_if(&key, record.encode()?, expect).await {
-            Ok(revision) => {
-                undo.armed = false;
-                self.book().written(address, revision);
-                Ok(())
-            }
-            Err(error) if error.is_conflict() => {
-                drop(undo);
-                self.learn(&key, address).await?;
-                Err(error)
-            }
-            Err(error) => Err(error),
+        let key = self.key(address);
+        let record = self.record(owner, true, share).encode().map_err(Refused::Store)?;
+        let mut txn = Txn::new().when(key.as_str(), expect).put(key.as_str(), record);
+        txn.values.extend_from_slice(fence);
+        let done = self.store.txn(txn).await.map_err(Refused::Store)?;
+        if done.committed {
+            undo.armed = false;
+            self.book().written(&undo.chosen, done.revision);
+            return Ok(());
+        }
+        drop(undo);
+        let found = self.learn(&key, address).await.map_err(Refused::Store)?;
+        if expect.holds(found) && !fence.is_empty() {
+            Err(Refused::Fence)
+        } else {
+            Err(Refused::Changed(StoreError::Conflict { key, found }))
         }
     }
 
-    /// Learns from the store what it knows about an address.
-    async fn learn(&self, key: &str, address: IpAddr) -> Result<(), StoreError> {
+    /// Learns from the store what it knows about an address. Returns the record's revision.
+    async fn learn(&self, key: &str, address: IpAddr) -> Result<Option<Revision>, StoreError> {
         let entry = self.store.get(key).await?;
+        let found = entry.as_ref().map(|entry| entry.revision);
         let known = entry.and_then(|entry| {
             let record = serde_json::from_slice::<Record>(&entry.value).ok()?;
             Some((record, entry.revision))
@@ -240,7 +345,7 @@ impl Pool {
             }
             None => book.forget(address),
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Gives an address back. It stays its owner's to come back to until it is needed.
@@ -248,39 +353,64 @@ impl Pool {
     /// # Errors
     /// When the store cannot write it down: it is free all the same, and swept at the next start.
     pub async fn release(&self, owner: &str, address: IpAddr) -> Result<(), PoolError> {
-        let Some(released) = self.book().release(owner, address) else {
+        self.release_in(owner, address, None, &[]).await
+    }
+
+    /// Like [`Pool::release`] for a session of a slot: nothing is written unless the values of the `fence` hold,
+    /// which is no error.
+    ///
+    /// # Errors
+    /// When the store cannot write it down: it is free all the same, and swept by the share's next owner.
+    pub async fn release_in(
+        &self,
+        owner: &str,
+        address: IpAddr,
+        share: Option<Share>,
+        fence: &[CompareValue],
+    ) -> Result<(), PoolError> {
+        let Some(released) = self.book().release(owner, address, share) else {
             return Ok(());
         };
-        let key_text = key(&self.tenant, address);
-        let record = Record {
-            pool: self.name.clone(),
-            owner: owner.to_owned(),
-            in_use: false,
+        let key = self.key(address);
+        let revision = match released.revision {
+            None if self.shared => self.held_revision(&key, owner).await?,
+            known => known,
         };
-        let outcome = match released.revision {
-            Some(revision) => {
-                self.store
-                    .put_if(&key_text, record.encode()?, Expect::Revision(revision))
-                    .await
+        let mut outcome = Ok(());
+        if let Some(revision) = revision {
+            let mut txn = Txn::new().when(key.as_str(), Expect::Revision(revision));
+            txn.values.extend_from_slice(fence);
+            txn = if released.stays {
+                txn.put(key, self.record(owner, false, None).encode()?)
+            } else {
+                txn.delete(key)
+            };
+            match self.store.txn(txn).await {
+                Ok(done) if done.committed => self.book().idle_written(address, owner, done.revision),
+                // Somebody else has it in the meantime, or the slot.
+                Ok(_) => {}
+                Err(error) => outcome = Err(error.into()),
             }
-            None => return Ok(()),
-        };
-        if let Ok(revision) = outcome {
-            self.book().idle_written(address, owner, revision);
         }
         for (evicted, revision) in released.evicted {
+            let key = self.key(evicted);
+            let mut txn = Txn::new()
+                .when(key.as_str(), Expect::Revision(revision))
+                .delete(key);
+            txn.values.extend_from_slice(fence);
             // What cannot be deleted now is found again at the next start.
-            let _ = self
-                .store
-                .delete_if(&key(&self.tenant, evicted), Expect::Revision(revision))
-                .await;
+            let _ = self.store.txn(txn).await;
         }
-        match outcome {
-            Ok(_) => Ok(()),
-            // Somebody else has it in the meantime.
-            Err(error) if error.is_conflict() => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        outcome
+    }
+
+    /// The revision of the record of an address that an owner has.
+    async fn held_revision(&self, key: &str, owner: &str) -> Result<Option<Revision>, StoreError> {
+        let entry = self.store.get(key).await?;
+        Ok(entry.and_then(|entry| {
+            let record = serde_json::from_slice::<Record>(&entry.value).ok()?;
+            (record.in_use && record.owner == owner && record.pool == self.name).then_some(entry.revision)
+        }))
     }
 
     /// Frees every lease that was in use before the start and has not been claimed since. Returns how many.
@@ -288,20 +418,20 @@ impl Pool {
     /// # Errors
     /// When the store cannot write them down: they are free all the same.
     pub async fn sweep_unclaimed(&self) -> Result<usize, PoolError> {
-        let swept = self.book().sweep();
+        self.sweep(None, &[]).await
+    }
+
+    async fn sweep(&self, share: Option<Share>, fence: &[CompareValue]) -> Result<usize, PoolError> {
+        let swept = self.book().sweep(share);
         let mut outcome = Ok(swept.len());
         for chunk in swept.chunks(SWEEP) {
             let mut txn = Txn::new();
+            txn.values.extend_from_slice(fence);
             for (address, owner, revision) in chunk {
-                let record = Record {
-                    pool: self.name.clone(),
-                    owner: owner.clone(),
-                    in_use: false,
-                };
-                let key = key(&self.tenant, *address);
+                let key = self.key(*address);
                 txn = txn
                     .when(key.as_str(), Expect::Revision(*revision))
-                    .put(key, record.encode()?);
+                    .put(key, self.record(owner, false, None).encode()?);
             }
             match self.store.txn(txn).await {
                 Ok(done) if done.committed => {

@@ -129,9 +129,98 @@ impl AddressRange {
             .then(|| to_u128(address) - to_u128(self.start))
     }
 
+    /// The smallest prefix that all of it lies in.
+    pub fn enclosing(&self) -> Self {
+        let (start, end) = (to_u128(self.start), to_u128(self.end));
+        // Every bit below the highest one that differs.
+        let hosts = (u128::MAX)
+            .checked_shr((start ^ end).leading_zeros())
+            .unwrap_or(0);
+        Self {
+            start: from_u128(start & !hosts, self.is_ipv4()),
+            end: from_u128(start | hosts, self.is_ipv4()),
+        }
+    }
+
+    /// One of `1 << bits` consecutive parts that are as equal as can be, the earlier ones larger; `None` when it is
+    /// empty.
+    pub fn part(&self, index: u128, bits: u32) -> Option<Self> {
+        if (index, bits) == (0, 0) {
+            return Some(*self);
+        }
+        let cut = self.cut(bits);
+        let length = cut.size + u128::from(index < cut.larger);
+        if length == 0 || index >= 1_u128.checked_shl(bits)? {
+            return None;
+        }
+        let offset = cut.size.checked_mul(index)?.checked_add(index.min(cut.larger))?;
+        let start = to_u128(self.start).checked_add(offset)?;
+        Some(Self {
+            start: from_u128(start, self.is_ipv4()),
+            end: from_u128(start.checked_add(length - 1)?, self.is_ipv4()),
+        })
+    }
+
+    /// Which of `1 << bits` parts an address lies in; `None` outside.
+    pub fn part_of(&self, address: IpAddr, bits: u32) -> Option<u128> {
+        let (offset, cut) = (self.offset(address)?, self.cut(bits));
+        if bits == 0 {
+            return Some(0);
+        }
+        let in_larger = cut.larger.saturating_mul(cut.size + 1);
+        if offset < in_larger || cut.size == 0 {
+            Some(offset / (cut.size + 1))
+        } else {
+            Some(cut.larger + (offset - in_larger) / cut.size)
+        }
+    }
+
+    fn cut(&self, bits: u32) -> Cut {
+        // The number of addresses may be 2^128, its last address is not.
+        let last = to_u128(self.end) - to_u128(self.start);
+        let below = 1_u128.checked_shl(bits).map_or(u128::MAX, |parts| parts - 1);
+        let whole = last & below == below;
+        let size = last.checked_shr(bits).unwrap_or(0);
+        Cut {
+            size: size.saturating_add(u128::from(whole)),
+            larger: if whole { 0 } else { (last & below) + 1 },
+        }
+    }
+
+    /// The fewest prefixes that make it up, in order.
+    pub fn prefixes(&self) -> Vec<IpNet> {
+        let width = if self.is_ipv4() { 32 } else { 128 };
+        let (mut next, end) = (to_u128(self.start), to_u128(self.end));
+        let mut prefixes = Vec::new();
+        loop {
+            // As many host bits as the alignment and what is left allow.
+            let aligned = next.trailing_zeros().min(width);
+            let left = (end - next).checked_add(1).map_or(128, u128::ilog2);
+            let bits = aligned.min(left);
+            let length = u8::try_from(width.saturating_sub(bits)).unwrap_or(u8::MAX);
+            let Ok(net) = IpNet::new(from_u128(next, self.is_ipv4()), length) else {
+                return prefixes;
+            };
+            prefixes.push(net);
+            let size = 1_u128.checked_shl(bits);
+            match size.and_then(|size| next.checked_add(size)) {
+                Some(after) if after <= end => next = after,
+                _ => return prefixes,
+            }
+        }
+    }
+
     fn start_number(&self) -> u128 {
         to_u128(self.start)
     }
+}
+
+/// How a range is cut into parts.
+struct Cut {
+    /// Addresses of a part.
+    size: u128,
+    /// So many of the first parts have one more.
+    larger: u128,
 }
 
 fn to_u128(address: IpAddr) -> u128 {
@@ -241,5 +330,72 @@ mod tests {
         assert!(pool.overlaps(&range("10.0.0.255-10.0.1.4")) && range("10.0.0.0/8").overlaps(&pool));
         assert!(!pool.overlaps(&range("10.0.1.0/24")));
         assert_eq!(range("::/0").size(), u128::MAX);
+    }
+
+    #[test]
+    fn prefixes_and_what_encloses() {
+        let texts =
+            |text: &str| -> Vec<String> { range(text).prefixes().iter().map(ToString::to_string).collect() };
+        assert_eq!(texts("10.0.0.0/24"), ["10.0.0.0/24"]);
+        assert_eq!(
+            texts("10.0.0.1-10.0.0.10"),
+            [
+                "10.0.0.1/32",
+                "10.0.0.2/31",
+                "10.0.0.4/30",
+                "10.0.0.8/31",
+                "10.0.0.10/32"
+            ]
+        );
+        assert_eq!(texts("255.255.255.255"), ["255.255.255.255/32"]);
+        assert_eq!(texts("0.0.0.0/0"), ["0.0.0.0/0"]);
+        assert_eq!(texts("::/0"), ["::/0"]);
+        assert_eq!(
+            texts("2001:db8::-2001:db8::2:ffff"),
+            ["2001:db8::/111", "2001:db8::2:0/112"]
+        );
+        assert_eq!(range("10.0.0.1-10.0.0.6").enclosing(), range("10.0.0.0/29"));
+        assert_eq!(range("10.0.0.7").enclosing(), range("10.0.0.7"));
+        assert_eq!(range("0.0.0.1-255.0.0.0").enclosing(), range("0.0.0.0/0"));
+        assert_eq!(range("::1-ffff::").enclosing(), range("::/0"));
+    }
+
+    #[test]
+    fn parts_are_even_and_hold_every_address_once() {
+        for (text, bits) in [
+            ("10.0.0.0/24", 3),
+            ("10.0.0.10-10.0.0.99", 2),
+            ("10.0.0.1-10.0.0.5", 3),
+            ("10.0.0.1", 7),
+            ("10.0.0.0/24", 0),
+            ("10.0.255.250-10.1.0.6", 1),
+        ] {
+            let whole = range(text);
+            let mut next = 0;
+            let sizes: Vec<u128> = (0..1_u128 << bits)
+                .filter_map(|index| {
+                    let part = whole.part(index, bits)?;
+                    for offset in 0..part.size() {
+                        let address = part.at(offset).unwrap();
+                        assert_eq!(whole.offset(address), Some(next), "{text}/{bits}");
+                        assert_eq!(
+                            whole.part_of(address, bits),
+                            Some(index),
+                            "{text}/{bits} {address}"
+                        );
+                        next += 1;
+                    }
+                    Some(part.size())
+                })
+                .collect();
+            assert_eq!(next, whole.size(), "{text}/{bits}");
+            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
+            assert_eq!(whole.part(1 << bits, bits), None);
+        }
+        let all = range("::/0");
+        assert_eq!(all.part(0, 0), Some(all));
+        assert_eq!(all.part(127, 7).unwrap(), range("fe00::/7"));
+        assert_eq!(all.part_of("fe00::1".parse().unwrap(), 7), Some(127));
+        assert_eq!(range("0.0.0.0/0").part(1, 1).unwrap(), range("128.0.0.0/1"));
     }
 }

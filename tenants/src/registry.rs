@@ -5,6 +5,7 @@
 //! other writers come by a watch.
 
 mod change;
+mod shares;
 mod sync;
 
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use store::{Store, StoreError};
 use tokio::sync::broadcast;
 
 pub use change::{Action, Mutation, Outcome, RegistryError};
+pub use shares::PoolBlock;
 
 use crate::audit::{self, Trail};
 use crate::identity::PeerIdentity;
@@ -53,6 +55,8 @@ pub struct Registry {
     /// One publication at a time.
     publishing: Mutex<()>,
     pools: DashMap<(String, String), Arc<Pool>>,
+    /// With the nodes of a cluster.
+    shared: bool,
     trail: Trail,
     changes: broadcast::Sender<Arc<ConfigChange>>,
 }
@@ -67,6 +71,29 @@ impl Registry {
         sealer: Arc<dyn Sealer>,
         proposals: Arc<dyn ProposalCheck>,
     ) -> Result<Arc<Self>, StoreError> {
+        Self::open_as(store, sealer, proposals, false).await
+    }
+
+    /// Like [`Registry::open`] for a node of a cluster: several have the same store. Address leases are read share by
+    /// share ([`Registry::refresh_share`]), and the audit trail is that of all nodes. The sealer has to be the same on
+    /// every node.
+    ///
+    /// # Errors
+    /// As for [`Registry::open`].
+    pub async fn open_shared(
+        store: Arc<dyn Store>,
+        sealer: Arc<dyn Sealer>,
+        proposals: Arc<dyn ProposalCheck>,
+    ) -> Result<Arc<Self>, StoreError> {
+        Self::open_as(store, sealer, proposals, true).await
+    }
+
+    async fn open_as(
+        store: Arc<dyn Store>,
+        sealer: Arc<dyn Sealer>,
+        proposals: Arc<dyn ProposalCheck>,
+        shared: bool,
+    ) -> Result<Arc<Self>, StoreError> {
         let (states, revision, fence) = sync::load(&*store).await?;
         let trail = Trail::load(&*store).await?;
         let snapshot = Snapshot::new(states, revision, fence, None, &*sealer);
@@ -78,11 +105,16 @@ impl Registry {
             writing: tokio::sync::Mutex::new(()),
             publishing: Mutex::new(()),
             pools: DashMap::new(),
+            shared,
             trail,
             changes: broadcast::channel(CHANGES_BACKLOG).0,
         });
         registry.update_pools(&registry.snapshot.load());
-        registry.load_leases().await?;
+        if shared {
+            shares::follow_trail(&registry);
+        } else {
+            registry.load_leases().await?;
+        }
         sync::follow(&registry).await?;
         Ok(registry)
     }

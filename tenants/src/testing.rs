@@ -98,12 +98,20 @@ impl World {
     }
 
     pub(crate) async fn apply(&self, resources: Vec<Resource>) -> Result<Vec<Outcome>, RegistryError> {
-        let mutations = resources
-            .into_iter()
-            .map(|resource| Mutation::Apply(Box::new(resource)))
-            .collect();
-        self.registry.change(&actor(), mutations, false).await
+        change(&self.registry, resources).await
     }
+}
+
+/// Makes resources be so.
+pub(crate) async fn change(
+    registry: &Registry,
+    resources: Vec<Resource>,
+) -> Result<Vec<Outcome>, RegistryError> {
+    let mutations = resources
+        .into_iter()
+        .map(|resource| Mutation::Apply(Box::new(resource)))
+        .collect();
+    registry.change(&actor(), mutations, false).await
 }
 
 pub(crate) fn actor() -> Actor {

@@ -1,4 +1,9 @@
 //! The bookkeeping of a pool: pure, every step in constant or logarithmic time.
+//!
+//! Leases lie in lanes, one for each share that is used here; a single node has one lane with the whole pool. What lies
+//! in a lane is handed out within it, so that whoever owns a share never needs to know the others.
+
+mod shares;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -6,18 +11,26 @@ use std::sync::Arc;
 
 use store::Revision;
 
+use super::share::{MAX_SHARES, Share, share_of};
 use crate::model::AddressPool;
 use crate::range::AddressRange;
 use crate::validate::excluded_ranges;
 
-/// Idle leases remembered in a pool; the longest idle one is forgotten when more come.
+pub(super) use shares::Listed;
+
+/// Idle leases remembered in a pool, divided evenly between the shares; the longest idle one of its share is forgotten
+/// when more come.
 pub const MAX_IDLE: usize = 65_536;
+/// The lane of what the configuration does not let be handed out.
+const STRAY: u8 = MAX_SHARES;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     InUse,
     /// In use before the start, not claimed yet.
     Unclaimed,
+    /// In use by somebody that this book knows from the store only.
+    Foreign,
     /// With its place in the order of release.
     Idle(u64),
 }
@@ -27,8 +40,18 @@ enum State {
 pub(super) struct Lease {
     owner: String,
     state: State,
-    /// The store's revision of its record; `None` while it is being written.
+    /// The store's revision of its record; `None` while it is being written, and when it has not been looked at.
     pub(super) revision: Option<Revision>,
+}
+
+/// An address that was chosen and is to be written.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    pub(super) address: IpAddr,
+    /// What was known of it.
+    pub(super) before: Option<Lease>,
+    /// Of its lane.
+    term: u64,
 }
 
 /// What came of a claim.
@@ -38,14 +61,33 @@ pub(super) enum Claim {
     /// Somebody else has it, or it is not of this pool.
     Taken,
     /// Taken in the book; the record is to be written.
-    Write(Option<Lease>),
+    Write(Chosen),
 }
 
-/// A lease that has become idle.
+/// A lease that has been given back.
 pub(super) struct Released {
     pub(super) revision: Option<Revision>,
+    /// Remembered as idle; otherwise its record goes.
+    pub(super) stays: bool,
     /// Leases forgotten to make room.
     pub(super) evicted: Vec<(IpAddr, Revision)>,
+}
+
+/// The leases of a share.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Tells it from the one that was there before it.
+    term: u64,
+    /// What the store has of it is known.
+    loaded: bool,
+    /// Its addresses; `None`: it has none.
+    block: Option<AddressRange>,
+    /// Offset in the block of the first address that has never been looked at.
+    fresh: u128,
+    /// Addresses below it whose leases were forgotten.
+    returned: VecDeque<IpAddr>,
+    /// Idle leases in the order of their release.
+    idle: BTreeMap<u64, IpAddr>,
 }
 
 pub(super) struct Book {
@@ -53,27 +95,28 @@ pub(super) struct Book {
     gaps: Vec<AddressRange>,
     leases: HashMap<IpAddr, Lease>,
     by_owner: HashMap<String, Vec<IpAddr>>,
-    /// Idle leases in the order of their release.
-    idle: BTreeMap<u64, IpAddr>,
+    /// Into how many shares the pool is cut, as a binary logarithm.
+    bits: u32,
+    lanes: BTreeMap<u8, Lane>,
+    /// Whether lanes have to be read from the store before they are used.
+    shared: bool,
+    terms: u64,
     next_idle: u64,
-    /// Offset of the first address that has never been looked at.
-    fresh: u128,
-    /// Addresses below it whose leases were forgotten.
-    returned: VecDeque<IpAddr>,
     in_use: u64,
 }
 
 impl Book {
-    pub(super) fn new(config: Arc<AddressPool>) -> Self {
+    pub(super) fn new(config: Arc<AddressPool>, shared: bool) -> Self {
         Self {
             gaps: excluded_ranges(&config),
             config,
             leases: HashMap::new(),
             by_owner: HashMap::new(),
-            idle: BTreeMap::new(),
+            bits: 0,
+            lanes: BTreeMap::new(),
+            shared,
+            terms: 0,
             next_idle: 0,
-            fresh: 0,
-            returned: VecDeque::new(),
             in_use: 0,
         }
     }
@@ -89,17 +132,56 @@ impl Book {
     pub(super) fn reconfigure(&mut self, config: Arc<AddressPool>) {
         self.gaps = excluded_ranges(&config);
         self.config = config;
-        // Addresses are looked at again: those with leases are passed over in the search.
-        self.fresh = 0;
-        self.returned.clear();
-        let outside: Vec<IpAddr> = self
-            .idle
-            .values()
-            .copied()
-            .filter(|idle| !self.may_give(*idle))
-            .collect();
-        for address in outside {
-            self.forget(address);
+        self.make_lanes_anew();
+    }
+
+    /// Cuts the pool into as many shares as this one is of.
+    pub(super) fn cut_for(&mut self, share: Share) {
+        if let Some(bits) = share.bits()
+            && bits != self.bits
+        {
+            self.bits = bits;
+            self.make_lanes_anew();
+        }
+    }
+
+    /// Addresses are looked at again: those with leases are passed over in the search. Idle leases that may not be
+    /// given out any more are forgotten.
+    fn make_lanes_anew(&mut self) {
+        let old = std::mem::take(&mut self.lanes);
+        let mut idle: Vec<(u64, IpAddr)> = old.into_values().flat_map(|lane| lane.idle).collect();
+        idle.sort_unstable();
+        for (order, address) in idle {
+            if self.may_give(address) {
+                let lane = self.lane_of(address);
+                self.lane(lane).idle.insert(order, address);
+            } else if let Some(lease) = self.leases.remove(&address) {
+                self.not_owned(&lease.owner, address);
+            }
+        }
+    }
+
+    /// The lane of a share, made when it is not there.
+    fn lane(&mut self, index: u8) -> &mut Lane {
+        let (bits, range, shared) = (self.bits, &self.config.range, self.shared);
+        let terms = &mut self.terms;
+        self.lanes.entry(index).or_insert_with(|| {
+            *terms += 1;
+            let of = 1_u8.checked_shl(bits).unwrap_or(0);
+            Lane {
+                term: *terms,
+                loaded: !shared,
+                block: Share { index, of }.block(range),
+                ..Lane::default()
+            }
+        })
+    }
+
+    fn lane_of(&self, address: IpAddr) -> u8 {
+        if self.may_give(address) {
+            share_of(&self.config.range, address, self.bits).unwrap_or(STRAY)
+        } else {
+            STRAY
         }
     }
 
@@ -114,20 +196,35 @@ impl Book {
         self.gaps.get(index).filter(|gap| gap.contains(address))
     }
 
-    /// Chooses an address and marks it in use; with what was known of it before.
-    pub(super) fn choose(&mut self, owner: &str, wanted: Option<IpAddr>) -> Option<(IpAddr, Option<Lease>)> {
-        let address = self
-            .wanted(owner, wanted)
-            .or_else(|| self.last_of(owner))
-            .or_else(|| self.returned())
-            .or_else(|| self.fresh())
-            .or_else(|| self.idle.values().next().copied())?;
-        let before = self.replace(address, owner);
-        Some((address, before))
+    /// Chooses an address of a share, or of the whole pool, and marks it in use.
+    pub(super) fn choose(
+        &mut self,
+        owner: &str,
+        wanted: Option<IpAddr>,
+        share: Option<Share>,
+    ) -> Option<Chosen> {
+        if let Some(share) = share {
+            share.bits()?;
+            self.cut_for(share);
+            return self.choose_in(owner, wanted, share.index);
+        }
+        let last = (1_u16 << self.bits.min(7)) - 1;
+        (0..=u8::try_from(last).unwrap_or(0)).find_map(|lane| self.choose_in(owner, wanted, lane))
     }
 
-    fn wanted(&self, owner: &str, wanted: Option<IpAddr>) -> Option<IpAddr> {
-        let address = wanted.filter(|address| self.may_give(*address))?;
+    fn choose_in(&mut self, owner: &str, wanted: Option<IpAddr>, lane: u8) -> Option<Chosen> {
+        self.lane(lane);
+        let address = self
+            .wanted(owner, wanted, lane)
+            .or_else(|| self.last_of(owner, lane))
+            .or_else(|| self.returned(lane))
+            .or_else(|| self.fresh(lane))
+            .or_else(|| self.lane(lane).idle.values().next().copied())?;
+        Some(self.replace(address, owner))
+    }
+
+    fn wanted(&self, owner: &str, wanted: Option<IpAddr>, lane: u8) -> Option<IpAddr> {
+        let address = wanted.filter(|address| self.lane_of(*address) == lane)?;
         match self.leases.get(&address) {
             None => Some(address),
             Some(lease) => (matches!(lease.state, State::Idle(_)) && lease.owner == owner).then_some(address),
@@ -135,23 +232,24 @@ impl Book {
     }
 
     /// The idle address that the owner had last.
-    fn last_of(&self, owner: &str) -> Option<IpAddr> {
+    fn last_of(&self, owner: &str, lane: u8) -> Option<IpAddr> {
         if !self.config.sticky {
             return None;
         }
         let own = self.by_owner.get(owner)?;
         own.iter()
+            .filter(|address| self.lane_of(**address) == lane)
             .filter_map(|address| match self.leases.get(address)?.state {
                 State::Idle(order) => Some((order, *address)),
-                State::InUse | State::Unclaimed => None,
+                State::InUse | State::Unclaimed | State::Foreign => None,
             })
             .max()
             .map(|(_, address)| address)
     }
 
-    fn returned(&mut self) -> Option<IpAddr> {
-        while let Some(address) = self.returned.pop_front() {
-            if !self.leases.contains_key(&address) && self.may_give(address) {
+    fn returned(&mut self, lane: u8) -> Option<IpAddr> {
+        while let Some(address) = self.lane(lane).returned.pop_front() {
+            if !self.leases.contains_key(&address) && self.lane_of(address) == lane {
                 return Some(address);
             }
         }
@@ -159,22 +257,26 @@ impl Book {
     }
 
     /// The next address that nobody had; each is looked at once, exclusions are jumped over.
-    fn fresh(&mut self) -> Option<IpAddr> {
+    fn fresh(&mut self, lane: u8) -> Option<IpAddr> {
         loop {
-            let address = self.config.range.at(self.fresh)?;
-            if let Some(gap) = self.gap_of(address) {
-                self.fresh = self.config.range.offset(gap.end())?.checked_add(1)?;
-                continue;
-            }
-            self.fresh = self.fresh.checked_add(1)?;
-            if !self.leases.contains_key(&address) {
+            let (block, fresh) = (self.lane(lane).block?, self.lane(lane).fresh);
+            let address = block.at(fresh)?;
+            let gap = self.gap_of(address).map(AddressRange::end);
+            let next = match gap {
+                // A gap may go on behind the block.
+                Some(end) if !block.contains(end) => block.size(),
+                Some(end) => block.offset(end)?.checked_add(1)?,
+                None => fresh.checked_add(1)?,
+            };
+            self.lane(lane).fresh = next;
+            if gap.is_none() && !self.leases.contains_key(&address) {
                 return Some(address);
             }
         }
     }
 
     /// Makes an address the owner's, in use, not written yet.
-    fn replace(&mut self, address: IpAddr, owner: &str) -> Option<Lease> {
+    fn replace(&mut self, address: IpAddr, owner: &str) -> Chosen {
         let before = self.take_out(address);
         self.put_in(
             address,
@@ -184,28 +286,43 @@ impl Book {
                 revision: None,
             },
         );
-        before
+        let lane = self.lane_of(address);
+        Chosen {
+            address,
+            before,
+            term: self.lane(lane).term,
+        }
     }
 
     fn take_out(&mut self, address: IpAddr) -> Option<Lease> {
         let lease = self.leases.remove(&address)?;
         match lease.state {
-            State::Idle(order) => drop(self.idle.remove(&order)),
-            State::InUse | State::Unclaimed => self.in_use -= 1,
+            State::Idle(order) => {
+                let lane = self.lane_of(address);
+                self.lane(lane).idle.remove(&order);
+            }
+            State::InUse | State::Unclaimed | State::Foreign => self.in_use -= 1,
         }
-        if let Some(own) = self.by_owner.get_mut(&lease.owner) {
+        self.not_owned(&lease.owner, address);
+        Some(lease)
+    }
+
+    fn not_owned(&mut self, owner: &str, address: IpAddr) {
+        if let Some(own) = self.by_owner.get_mut(owner) {
             own.retain(|other| *other != address);
             if own.is_empty() {
-                self.by_owner.remove(&lease.owner);
+                self.by_owner.remove(owner);
             }
         }
-        Some(lease)
     }
 
     fn put_in(&mut self, address: IpAddr, lease: Lease) {
         match lease.state {
-            State::Idle(order) => drop(self.idle.insert(order, address)),
-            State::InUse | State::Unclaimed => self.in_use += 1,
+            State::Idle(order) => {
+                let lane = self.lane_of(address);
+                self.lane(lane).idle.insert(order, address);
+            }
+            State::InUse | State::Unclaimed | State::Foreign => self.in_use += 1,
         }
         self.by_owner
             .entry(lease.owner.clone())
@@ -219,18 +336,35 @@ impl Book {
         State::Idle(self.next_idle)
     }
 
+    /// Whether a choice is still of the lane that it was made in.
+    fn is_current(&self, chosen: &Chosen) -> bool {
+        self.lanes
+            .get(&self.lane_of(chosen.address))
+            .is_some_and(|lane| lane.term == chosen.term)
+    }
+
     /// Undoes a choice.
-    pub(super) fn restore(&mut self, address: IpAddr, before: Option<Lease>) {
-        self.take_out(address);
-        match before {
-            Some(lease) => self.put_in(address, lease),
-            None => self.returned.push_front(address),
+    pub(super) fn restore(&mut self, chosen: &mut Chosen) {
+        if !self.is_current(chosen) {
+            // Its lane is another one by now: only what was chosen goes, nothing comes back.
+            let unwritten = |lease: &Lease| lease.state == State::InUse && lease.revision.is_none();
+            if !self.shared && self.leases.get(&chosen.address).is_some_and(unwritten) {
+                self.take_out(chosen.address);
+            }
+            return;
+        }
+        let lane = self.lane_of(chosen.address);
+        self.take_out(chosen.address);
+        match chosen.before.take() {
+            Some(lease) => self.put_in(chosen.address, lease),
+            None => self.lane(lane).returned.push_front(chosen.address),
         }
     }
 
     /// The record of a lease in use is durable.
-    pub(super) fn written(&mut self, address: IpAddr, revision: Revision) {
-        if let Some(lease) = self.leases.get_mut(&address) {
+    pub(super) fn written(&mut self, chosen: &Chosen, revision: Revision) {
+        let current = !self.shared || self.is_current(chosen);
+        if let Some(lease) = self.leases.get_mut(&chosen.address).filter(|_| current) {
             lease.revision = Some(revision);
         }
     }
@@ -247,97 +381,111 @@ impl Book {
 
     pub(super) fn claim(&mut self, owner: &str, address: IpAddr) -> Claim {
         let may_give = self.may_give(address);
+        let shared = self.shared;
         match self.leases.get_mut(&address) {
             Some(lease) if lease.owner == owner && lease.state == State::Unclaimed => {
                 lease.state = State::InUse;
                 Claim::Held
             }
+            Some(lease)
+                if shared && lease.owner == owner && matches!(lease.state, State::InUse | State::Foreign) =>
+            {
+                lease.state = State::InUse;
+                Claim::Held
+            }
             Some(Lease {
-                state: State::InUse | State::Unclaimed,
+                state: State::InUse | State::Unclaimed | State::Foreign,
                 ..
             }) => Claim::Taken,
+            Some(_) | None if shared => {
+                self.replace(address, owner);
+                Claim::Held
+            }
             None if !may_give => Claim::Taken,
             Some(_) | None => Claim::Write(self.replace(address, owner)),
         }
     }
 
-    /// Makes a lease idle; `None` when the owner does not have it.
-    pub(super) fn release(&mut self, owner: &str, address: IpAddr) -> Option<Released> {
+    /// Gives a lease back; `None` when the owner does not have it. What is outside the share, or may not be given out
+    /// any more, is not remembered.
+    pub(super) fn release(&mut self, owner: &str, address: IpAddr, share: Option<Share>) -> Option<Released> {
         let held = self.leases.get(&address)?;
         if held.owner != owner || matches!(held.state, State::Idle(_)) {
             return None;
         }
         let mut lease = self.take_out(address)?;
-        let revision = lease.revision;
-        if !self.may_give(address) {
-            // No longer of the pool: the record goes.
-            let evicted = revision.map(|revision| (address, revision)).into_iter().collect();
+        let (revision, lane) = (lease.revision, self.lane_of(address));
+        if lane == STRAY || share.is_some_and(|share| share.index != lane) {
             return Some(Released {
-                revision: None,
-                evicted,
+                revision,
+                stays: false,
+                evicted: Vec::new(),
             });
         }
         lease.state = self.idle_state();
         self.put_in(address, lease);
         let mut evicted = Vec::new();
-        while self.idle.len() > MAX_IDLE {
-            let Some((_, oldest)) = self.idle.pop_first() else {
+        let most = (MAX_IDLE >> self.bits).max(1);
+        while self.lane(lane).idle.len() > most {
+            let Some((_, oldest)) = self.lane(lane).idle.pop_first() else {
                 break;
             };
             if let Some(revision) = self.leases.get(&oldest).and_then(|lease| lease.revision) {
                 evicted.push((oldest, revision));
             }
             self.take_out(oldest);
-            self.returned.push_back(oldest);
+            self.lane(lane).returned.push_back(oldest);
         }
-        Some(Released { revision, evicted })
+        Some(Released {
+            revision,
+            stays: true,
+            evicted,
+        })
     }
 
     pub(super) fn load(&mut self, address: IpAddr, owner: &str, in_use: bool, revision: Revision) {
-        self.take_out(address);
         let state = if in_use {
             State::Unclaimed
         } else {
             self.idle_state()
         };
-        self.put_in(
-            address,
-            Lease {
-                owner: owner.to_owned(),
-                state,
-                revision: Some(revision),
-            },
-        );
+        self.set(address, owner, state, revision);
     }
 
     /// What the store says of an address that was thought to be different.
     pub(super) fn learn(&mut self, address: IpAddr, owner: &str, in_use: bool, revision: Revision) {
+        let state = if in_use { State::Foreign } else { self.idle_state() };
+        self.set(address, owner, state, revision);
+    }
+
+    fn set(&mut self, address: IpAddr, owner: &str, state: State, revision: Revision) {
         self.take_out(address);
-        let state = if in_use { State::InUse } else { self.idle_state() };
-        self.put_in(
-            address,
-            Lease {
-                owner: owner.to_owned(),
-                state,
-                revision: Some(revision),
-            },
-        );
+        let lease = Lease {
+            owner: owner.to_owned(),
+            state,
+            revision: Some(revision),
+        };
+        self.put_in(address, lease);
     }
 
     /// The store has no record of an address.
     pub(super) fn forget(&mut self, address: IpAddr) {
         self.take_out(address);
-        if self.may_give(address) {
-            self.returned.push_back(address);
+        let lane = self.lane_of(address);
+        if lane != STRAY {
+            self.lane(lane).returned.push_back(address);
         }
     }
 
-    /// Makes unclaimed leases idle; those with a record are to be written.
-    pub(super) fn sweep(&mut self) -> Vec<(IpAddr, String, Revision)> {
+    /// Makes unclaimed leases, of a share or all, idle; those with a record are to be written.
+    pub(super) fn sweep(&mut self, share: Option<Share>) -> Vec<(IpAddr, String, Revision)> {
         let unclaimed: Vec<IpAddr> = self
             .leases
             .iter()
-            .filter(|(_, lease)| lease.state == State::Unclaimed)
+            .filter(|(address, lease)| {
+                lease.state == State::Unclaimed
+                    && share.is_none_or(|share| share.index == self.lane_of(**address))
+            })
             .map(|(address, _)| *address)
             .collect();
         let mut swept = Vec::with_capacity(unclaimed.len());

@@ -190,6 +190,7 @@ async fn a_store_that_knows_better_is_believed() {
         pool: "v4".into(),
         owner: "far".into(),
         in_use: true,
+        slot: None,
     };
     let key = key("acme", ip("10.0.0.1"));
     world
@@ -240,7 +241,7 @@ async fn a_failed_write_takes_nothing() {
         }
     }
     let config = crate::validate::pool(&external("acme", "10.0.0.0/29")).unwrap();
-    let pool = Pool::new(&Arc::new(config), Arc::new(Broken));
+    let pool = Pool::new(&Arc::new(config), Arc::new(Broken), false);
     for _ in 0..20 {
         assert!(matches!(
             pool.allocate("a", None).await,
@@ -289,7 +290,7 @@ proptest! {
         let external = v1::AddressPool { exclusions: strings(&["10.0.0.4", "10.0.0.10-10.0.0.11"]), ..external("acme", "10.0.0.0/28") };
         let config = Arc::new(crate::validate::pool(&external).unwrap());
         let capacity = config.capacity();
-        let mut book = Book::new(Arc::clone(&config));
+        let mut book = Book::new(Arc::clone(&config), false);
         let mut held: BTreeMap<IpAddr, String> = BTreeMap::new();
         let mut last: BTreeMap<String, IpAddr> = BTreeMap::new();
         let address = |n: u8| ip(&format!("10.0.0.{n}"));
@@ -297,12 +298,13 @@ proptest! {
             match step {
                 Step::Allocate(owner, wanted) => {
                     let owner = format!("user{owner}");
-                    match book.choose(&owner, wanted.map(address)) {
-                        Some((given, _)) => {
+                    match book.choose(&owner, wanted.map(address), None) {
+                        Some(chosen) => {
+                            let given = chosen.address;
                             prop_assert!(config.range.contains(given));
                             prop_assert!(!config.exclusions.iter().any(|gap| gap.contains(given)));
                             prop_assert!(held.insert(given, owner.clone()).is_none(), "{} was in use", given);
-                            book.written(given, revision);
+                            book.written(&chosen, revision);
                             last.remove(&owner);
                         }
                         None => prop_assert_eq!(held.len() as u64, capacity),
@@ -310,7 +312,7 @@ proptest! {
                 }
                 Step::Release(owner, n) => {
                     let owner = format!("user{owner}");
-                    let released = book.release(&owner, address(n));
+                    let released = book.release(&owner, address(n), None);
                     let mine = held.get(&address(n)) == Some(&owner);
                     prop_assert_eq!(released.is_some(), mine);
                     if mine {
@@ -327,7 +329,7 @@ proptest! {
             if held.len() as u64 == capacity {
                 break;
             }
-            let (given, _) = book.choose(&owner, None).unwrap();
+            let given = book.choose(&owner, None, None).unwrap().address;
             prop_assert!(held.insert(given, owner).is_none());
         }
     }

@@ -25,6 +25,8 @@ const MAX_PER_TENANT: usize = 1_000;
 const MAX_CREDENTIALS: usize = 100_000;
 /// Most resources changed at once.
 const MAX_MUTATIONS: usize = 1_000;
+/// How often a command is recorded again whose number another node took at the same time.
+const RECORD_TRIES: usize = 4;
 
 /// One wanted change.
 #[derive(Clone, Debug)]
@@ -385,12 +387,17 @@ impl Registry {
     /// When the store cannot write it.
     pub async fn record_command(&self, actor: &Actor, change: v1::Change) -> Result<(), RegistryError> {
         let _writing = self.writing.lock().await;
-        let (txn, records) = self
-            .trail
-            .prepare(Txn::new(), actor, SystemTime::now(), vec![change])?;
-        self.store.txn(txn).await?;
-        self.trail.commit(records);
-        Ok(())
+        for _ in 0..RECORD_TRIES {
+            let changes = vec![change.clone()];
+            let (txn, records) = self
+                .trail
+                .prepare(Txn::new(), actor, SystemTime::now(), changes)?;
+            if self.store.txn(txn).await?.committed {
+                self.trail.commit(records);
+                return Ok(());
+            }
+        }
+        Err(RegistryError::Busy)
     }
 
     /// The external form of a stored resource, with what is known at this moment.

@@ -206,8 +206,10 @@ impl Registry {
                 match self.pools.get(&key) {
                     Some(pool) => pool.reconfigure(config),
                     None => {
-                        self.pools
-                            .insert(key, Arc::new(Pool::new(config, Arc::clone(&self.store))));
+                        self.pools.insert(
+                            key,
+                            Arc::new(Pool::new(config, Arc::clone(&self.store), self.shared)),
+                        );
                     }
                 }
             }
