@@ -2,7 +2,8 @@
 //! against the same provider's AEAD alone on the same octets, interleaved in one run.
 //!
 //! ```text
-//! transform [--runs N] [--json FILE] [--quick]      default: 5 runs, medians
+//! transform [--runs N] [--json FILE] [--quick] [--only WORDS]      default: 5 runs, medians
+//!     --only "ipsec-mb AES_GCM_16-128 1400": rows that have all of these words
 //! ```
 //! One SA at a time in batches of 32, then 1,000 SAs of which every packet has a random one. Ratios are what counts;
 //! absolute figures are the processor's.
@@ -13,7 +14,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crypto::aead::{Aad, AeadJob};
+use crypto::aead::{Aad, AeadJob, BatchAead as _};
 use crypto::{Cipher, Integrity, Provider, Secret, Suite};
 use esp::{BATCH, InboundParams, InboundSa, OutboundParams, OutboundSa, PacketBuf};
 use ip::Selector;
@@ -293,16 +294,23 @@ fn median(mut values: Vec<Cost>) -> Cost {
 fn main() -> Result<()> {
     let mut runs = 5;
     let mut json = None;
+    let mut only = String::new();
     let mut time = Duration::from_millis(40);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--runs" => runs = arguments.next().ok_or("--runs N")?.parse()?,
             "--json" => json = Some(arguments.next().ok_or("--json FILE")?),
+            "--only" => only = arguments.next().ok_or("--only WORDS")?,
             "--quick" => time = Duration::from_millis(4),
             other => return Err(format!("{other} is not known").into()),
         }
     }
+    let wanted = |provider: &str, suite: Suite, len: usize| {
+        let row = format!(" {provider} {suite} {len} ");
+        only.split_whitespace()
+            .all(|word| row.contains(&format!(" {word} ")))
+    };
     let gcm = |key_bits| Cipher::AesGcm16 { key_bits };
     let aeads = [gcm(128), gcm(256), Cipher::ChaCha20Poly1305];
     let mut rows = String::new();
@@ -322,7 +330,10 @@ fn main() -> Result<()> {
         let suite = Suite::new(cipher, None)?;
         for provider in Provider::ALL.iter().copied().filter(|one| one.has(cipher)) {
             provider.prefer(cipher);
-            for len in SIZES {
+            for len in SIZES
+                .into_iter()
+                .filter(|len| wanted(provider.name(), suite, *len))
+            {
                 let mut taken = [const { Vec::new() }; 3];
                 for _ in 0..runs {
                     let costs = [
@@ -369,7 +380,7 @@ fn main() -> Result<()> {
         (Cipher::AesCtr { key_bits: 256 }, Integrity::HmacSha256_128),
     ] {
         let suite = Suite::new(cipher, Some(integrity))?;
-        for len in SIZES {
+        for len in SIZES.into_iter().filter(|len| wanted("aws-lc", suite, *len)) {
             let mut taken = [const { Vec::new() }; 2];
             for _ in 0..runs {
                 let costs = [one(suite, len, time)?, many(suite, len, time)?];

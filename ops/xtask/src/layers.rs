@@ -63,7 +63,7 @@ const RULES: &[Rule] = &[
     Rule {
         name: "esp",
         ours: &["ip", "crypto"],
-        theirs: Some(&["thiserror"]),
+        theirs: Some(&["thiserror", "arrayvec"]),
         never: &["ike", "tokio", "actix", "tonic", "opentelemetry", "tracing"],
     },
     Rule {

@@ -90,13 +90,39 @@ pub(crate) trait AeadKey: Send + Sync {
 ///
 /// # Errors
 /// [`KeyError`] if the cipher is no AEAD or the key has the wrong length.
-pub fn batch(provider: Provider, cipher: Cipher, key: &[u8]) -> Result<Box<dyn BatchAead>, KeyError> {
-    Ok(match AnyKey::new(provider, cipher, key)? {
-        AnyKey::Ring(key) => Box::new(Each(*key)),
-        AnyKey::AwsLc(key) => Box::new(Each(key)),
-        #[cfg(feature = "ipsec-mb")]
-        AnyKey::IpsecMb(key) => Box::new(key),
-    })
+pub fn batch(provider: Provider, cipher: Cipher, key: &[u8]) -> Result<BatchKey, KeyError> {
+    AnyKey::new(provider, cipher, key).map(BatchKey)
+}
+
+/// A key for batches, whoever provides it. An enum inside, so that the packets of many SAs cost no further indirection.
+pub struct BatchKey(AnyKey);
+
+impl BatchAead for BatchKey {
+    #[inline]
+    fn seal_batch(&self, jobs: &mut [AeadJob<'_>]) -> Result<(), SealError> {
+        match &self.0 {
+            AnyKey::Ring(key) => seal_each(key.as_ref(), jobs),
+            AnyKey::AwsLc(key) => seal_each(key, jobs),
+            #[cfg(feature = "ipsec-mb")]
+            AnyKey::IpsecMb(key) => key.seal_batch(jobs),
+        }
+    }
+
+    #[inline]
+    fn open_batch(&self, jobs: &mut [AeadJob<'_>], ok: &mut [bool]) {
+        match &self.0 {
+            AnyKey::Ring(key) => open_each(key.as_ref(), jobs, ok),
+            AnyKey::AwsLc(key) => open_each(key, jobs, ok),
+            #[cfg(feature = "ipsec-mb")]
+            AnyKey::IpsecMb(key) => key.open_batch(jobs, ok),
+        }
+    }
+}
+
+impl std::fmt::Debug for BatchKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BatchKey(..)")
+    }
 }
 
 /// A key of either provider.
@@ -211,30 +237,27 @@ impl AeadKey for lc::LessSafeKey {
     }
 }
 
-/// Batches one by one: neither library interleaves packets.
-struct Each<K>(K);
-
-impl<K: AeadKey> BatchAead for Each<K> {
-    fn seal_batch(&self, jobs: &mut [AeadJob<'_>]) -> Result<(), SealError> {
-        if jobs.iter().any(|job| job.data.len() < TAG_LEN) {
-            return Err(SealError::BodyLength);
-        }
-        for job in jobs {
-            let (text, tag) = job
-                .data
-                .split_last_chunk_mut::<TAG_LEN>()
-                .ok_or(SealError::BodyLength)?;
-            self.0.seal(job.nonce, job.aad.as_ref(), text, tag)?;
-        }
-        Ok(())
+/// Seals one by one: neither ring nor AWS-LC interleaves packets.
+fn seal_each(key: &impl AeadKey, jobs: &mut [AeadJob<'_>]) -> Result<(), SealError> {
+    if jobs.iter().any(|job| job.data.len() < TAG_LEN) {
+        return Err(SealError::BodyLength);
     }
+    for job in jobs {
+        let (text, tag) = job
+            .data
+            .split_last_chunk_mut::<TAG_LEN>()
+            .ok_or(SealError::BodyLength)?;
+        key.seal(job.nonce, job.aad.as_ref(), text, tag)?;
+    }
+    Ok(())
+}
 
-    fn open_batch(&self, jobs: &mut [AeadJob<'_>], ok: &mut [bool]) {
-        ok.fill(false);
-        for (job, ok) in jobs.iter_mut().zip(ok) {
-            if let Some((text, tag)) = job.data.split_last_chunk_mut::<TAG_LEN>() {
-                *ok = self.0.open(job.nonce, job.aad.as_ref(), text, tag).is_ok();
-            }
+/// Opens one by one.
+fn open_each(key: &impl AeadKey, jobs: &mut [AeadJob<'_>], ok: &mut [bool]) {
+    ok.fill(false);
+    for (job, ok) in jobs.iter_mut().zip(ok) {
+        if let Some((text, tag)) = job.data.split_last_chunk_mut::<TAG_LEN>() {
+            *ok = key.open(job.nonce, job.aad.as_ref(), text, tag).is_ok();
         }
     }
 }

@@ -50,20 +50,24 @@ impl BatchAead for GcmKey {
 
     fn open_batch(&self, jobs: &mut [AeadJob<'_>], ok: &mut [bool]) {
         ok.fill(false);
-        let count = jobs.len().min(ok.len());
-        let Some(jobs) = jobs.get_mut(..count) else { return };
         for (chunk, ok) in jobs.chunks_mut(BATCH).zip(ok.chunks_mut(BATCH)) {
-            // The library answers in the order of what it was given: what it is not given is not authentic.
-            let given: [bool; BATCH] =
-                std::array::from_fn(|index| chunk.get(index).is_some_and(|job| job.data.len() >= TAG_LEN));
-            let mut verdicts = self.open_all(chunk.iter_mut().filter_map(job)).into_iter();
-            for (ok, _) in ok.iter_mut().zip(given).filter(|(_, given)| *given) {
-                *ok = verdicts.next().unwrap_or(false);
+            let chunk = chunk.get_mut(..ok.len()).unwrap_or_default();
+            if chunk.iter().any(|job| job.data.len() < TAG_LEN) {
+                // The library answers in the order of what it is given: then each for itself.
+                for (one, ok) in chunk.iter_mut().zip(ok) {
+                    [*ok, ..] = self.open_all(job(one).into_iter());
+                }
+                continue;
             }
+            let verdicts = self.open_all(chunk.iter_mut().filter_map(job));
+            ok.iter_mut()
+                .zip(verdicts)
+                .for_each(|(ok, verdict)| *ok = verdict);
         }
     }
 }
 
+#[inline]
 fn job<'a>(job: &'a mut AeadJob<'_>) -> Option<Job<'a>> {
     let (text, tag) = job.data.split_last_chunk_mut::<TAG_LEN>()?;
     Some(Job {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use crate::aead::{self, Aad, AeadJob};
+use crate::aead::{self, Aad, AeadJob, BatchAead as _};
 use crate::{Cipher, KeyError};
 
 /// A library that implements the AEADs. All give the same octets.

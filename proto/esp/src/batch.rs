@@ -1,5 +1,6 @@
 //! Packets of a batch: each in a buffer of its own (or a slice of a common slab), sealed or opened in place.
 
+use arrayvec::ArrayVec;
 use crypto::aead::{Aad, AeadJob};
 
 use crate::DropReason;
@@ -52,14 +53,8 @@ impl<'a> PacketBuf<'a> {
     }
 }
 
-/// Room for the cipher's jobs on the stack.
-pub(crate) fn no_jobs<'a>() -> [AeadJob<'a>; BATCH] {
-    std::array::from_fn(|_| AeadJob {
-        nonce: [0; 12],
-        aad: Aad::default(),
-        data: &mut [],
-    })
-}
+/// The cipher's jobs of a batch, on the stack.
+pub(crate) type Jobs<'a> = ArrayVec<AeadJob<'a>, BATCH>;
 
 /// The associated data of an AEAD: SPI ‖ sequence number, all 64 bits of it with extended ones.
 #[inline]

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use crypto::aead::{AeadJob, BatchAead};
+use arrayvec::ArrayVec;
+use crypto::aead::{AeadJob, BatchAead, BatchKey};
 use crypto::{KeyError, OpenError, Opener, Packet, Provider, Secret, Suite};
 use ip::protocol;
 
 use crate::DropReason;
-use crate::batch::{self, BATCH, PacketBuf};
+use crate::batch::{self, BATCH, Jobs, PacketBuf};
 use crate::layout::{ESP_HEADER, Layout};
 use crate::replay::ReplayWindow;
 
@@ -17,6 +18,9 @@ const RESYNC_AFTER: u32 = 1024;
 const RESYNC_EVERY: u32 = 8;
 /// Subspaces of 2^32 numbers that are tried.
 const RESYNC_SPACES: u32 = 4;
+
+/// Octets of an AEAD's IV on the wire.
+const IV: usize = 8;
 
 /// What an inbound SA is made of.
 #[derive(Clone, Debug)]
@@ -62,7 +66,7 @@ pub struct InboundSa {
 }
 
 enum Keys {
-    Aead { key: Box<dyn BatchAead>, salt: [u8; 4] },
+    Aead { key: BatchKey, salt: [u8; 4] },
     Separate(Box<Opener>),
 }
 
@@ -70,10 +74,9 @@ enum Keys {
 #[derive(Clone, Copy, Default)]
 struct Candidate {
     sequence: u64,
-    iv: [u8; 8],
-    start: usize,
+    /// Where the encrypted octets begin.
     body: usize,
-    body_end: usize,
+    /// Where the ICV ends.
     end: usize,
 }
 
@@ -141,11 +144,8 @@ impl InboundSa {
         let candidate = self.begin(buf, packet)?;
         let authentic = match &self.keys {
             Keys::Aead { .. } => {
-                let text = buf
-                    .get_mut(candidate.body..candidate.end)
-                    .ok_or(DropReason::TooShort)?;
                 let mut ok = [false];
-                self.run(&mut [self.job(&candidate, text)], &mut ok);
+                self.run(&mut [self.job(&candidate, buf)?], &mut ok);
                 ok == [true]
             }
             Keys::Separate(opener) => open_separate(opener, self.esn, self.layout, buf, &candidate)?,
@@ -171,11 +171,9 @@ impl InboundSa {
     }
 
     fn open_chunk(&mut self, chunk: &mut [PacketBuf<'_>]) {
-        let mut candidates = [Candidate::default(); BATCH];
+        let mut candidates = ArrayVec::<Candidate, BATCH>::new();
         let mut authentic = [false; BATCH];
-        let mut jobs = batch::no_jobs();
-        let mut used = 0;
-        let mut free = jobs.iter_mut().zip(candidates.iter_mut());
+        let mut jobs = Jobs::new();
         for packet in chunk.iter_mut() {
             let PacketBuf {
                 data,
@@ -185,20 +183,13 @@ impl InboundSa {
                 ..
             } = packet;
             *result = self.begin(data, *start..*end).and_then(|candidate| {
-                let text = data
-                    .get_mut(candidate.body..candidate.end)
-                    .ok_or(DropReason::TooShort)?;
-                let (job, slot) = free.next().ok_or(DropReason::TooShort)?;
-                *job = self.job(&candidate, text);
-                *slot = candidate;
-                used += 1;
-                Ok(())
+                jobs.try_push(self.job(&candidate, data)?)
+                    .map_err(|_| DropReason::TooShort)?;
+                candidates.try_push(candidate).map_err(|_| DropReason::TooShort)
             });
         }
-        self.run(
-            jobs.get_mut(..used).unwrap_or_default(),
-            authentic.get_mut(..used).unwrap_or_default(),
-        );
+        self.run(&mut jobs, &mut authentic);
+        drop(jobs);
         let opened = chunk
             .iter_mut()
             .filter(|p| p.result.is_ok())
@@ -271,9 +262,9 @@ impl InboundSa {
         let Some(piece) = slab.get_mut(offset..end) else {
             return 0;
         };
-        let mut jobs = batch::no_jobs();
-        let mut passed = [0usize; BATCH];
-        let (mut taken, mut used) = (0, 0);
+        let mut jobs = Jobs::new();
+        let mut passed = ArrayVec::<usize, BATCH>::new();
+        let mut taken = 0;
         let slots = candidates
             .iter_mut()
             .zip(results.iter_mut())
@@ -289,21 +280,15 @@ impl InboundSa {
                     }
                     return Ok(());
                 }
-                let text = part
-                    .get_mut(candidate.body..candidate.end)
-                    .ok_or(DropReason::TooShort)?;
-                if let (Some(job), Some(place)) = (jobs.get_mut(used), passed.get_mut(used)) {
-                    *job = self.job(&candidate, text);
-                    *place = taken - 1;
-                    used += 1;
-                }
-                Ok(())
+                jobs.try_push(self.job(&candidate, part)?)
+                    .map_err(|_| DropReason::TooShort)?;
+                passed.try_push(taken - 1).map_err(|_| DropReason::TooShort)
             });
         }
         if is_aead {
             let mut ok = [false; BATCH];
-            self.run(jobs.get_mut(..used).unwrap_or_default(), &mut ok);
-            for (place, ok) in passed.iter().zip(ok).take(used) {
+            self.run(&mut jobs, &mut ok);
+            for (place, ok) in passed.iter().zip(ok) {
                 if let Some(slot) = authentic.get_mut(*place) {
                     *slot = ok;
                 }
@@ -312,19 +297,25 @@ impl InboundSa {
         taken
     }
 
-    fn job<'b>(&self, candidate: &Candidate, data: &'b mut [u8]) -> AeadJob<'b> {
+    /// The cipher's job for a packet of an AEAD, whose IV has 8 octets.
+    #[inline]
+    fn job<'b>(&self, candidate: &Candidate, buf: &'b mut [u8]) -> Result<AeadJob<'b>, DropReason> {
         let salt = match &self.keys {
             Keys::Aead { salt, .. } => *salt,
             Keys::Separate(_) => [0; 4],
         };
-        let aad = batch::associated_data(self.spi, candidate.sequence, self.esn);
-        AeadJob {
-            nonce: batch::nonce(salt, candidate.iv),
-            aad,
+        let (iv, data) = buf
+            .get_mut(candidate.body.saturating_sub(IV)..candidate.end)
+            .and_then(<[u8]>::split_first_chunk_mut::<IV>)
+            .ok_or(DropReason::TooShort)?;
+        Ok(AeadJob {
+            nonce: batch::nonce(salt, *iv),
+            aad: batch::associated_data(self.spi, candidate.sequence, self.esn),
             data,
-        }
+        })
     }
 
+    #[inline]
     fn run(&self, jobs: &mut [AeadJob<'_>], ok: &mut [bool]) {
         match &self.keys {
             Keys::Aead { key, .. } => key.open_batch(jobs, ok),
@@ -344,7 +335,7 @@ impl InboundSa {
         if !body_len.is_multiple_of(self.layout.align) {
             return Err(DropReason::Misaligned);
         }
-        let [s0, s1, s2, s3, q0, q1, q2, q3, iv @ ..] = wire else {
+        let [s0, s1, s2, s3, q0, q1, q2, q3, ..] = wire else {
             return Err(DropReason::TooShort);
         };
         if u32::from_be_bytes([*s0, *s1, *s2, *s3]) != self.spi {
@@ -360,13 +351,9 @@ impl InboundSa {
         //# For each received packet, the receiver MUST verify that the packet contains a Sequence Number that does not
         //# duplicate the Sequence Number of any other packets received during the life of this SA.
         self.window.check(sequence)?;
-        let body = packet.start + self.layout.head();
         Ok(Candidate {
             sequence,
-            iv: iv.first_chunk().copied().unwrap_or_default(),
-            start: packet.start,
-            body,
-            body_end: body + body_len,
+            body: packet.start + self.layout.head(),
             end: packet.end,
         })
     }
@@ -401,7 +388,7 @@ impl InboundSa {
         let advanced = candidate.sequence > self.window.top();
         self.window.accept(candidate.sequence)?;
         let body = buf
-            .get(candidate.body..candidate.body_end)
+            .get(candidate.body..candidate.end.saturating_sub(self.layout.icv))
             .ok_or(DropReason::TooShort)?;
         let (rest, [pad_len, next_header]) = body.split_last_chunk::<2>().ok_or(DropReason::TooShort)?;
         let payload_len = rest
@@ -428,9 +415,7 @@ impl Candidate {
     /// The same packet, seen from a buffer in which it lies `base` octets further.
     fn moved(self, base: usize) -> Self {
         Self {
-            start: self.start + base,
             body: self.body + base,
-            body_end: self.body_end + base,
             end: self.end + base,
             ..self
         }
@@ -445,14 +430,16 @@ fn open_separate(
     candidate: &Candidate,
 ) -> Result<bool, DropReason> {
     let wire = buf
-        .get_mut(candidate.start..candidate.end)
+        .get_mut(candidate.body.saturating_sub(layout.head())..candidate.end)
         .ok_or(DropReason::TooShort)?;
     let (mac_head, rest) = wire
         .split_at_mut_checked(ESP_HEADER)
         .ok_or(DropReason::TooShort)?;
     let (iv, rest) = rest.split_at_mut_checked(layout.iv).ok_or(DropReason::TooShort)?;
     let (body, icv) = rest
-        .split_at_mut_checked(candidate.body_end - candidate.body)
+        .len()
+        .checked_sub(layout.icv)
+        .and_then(|len| rest.split_at_mut_checked(len))
         .ok_or(DropReason::TooShort)?;
     let high = ((candidate.sequence >> 32) as u32).to_be_bytes();
     let mac_tail: &[u8] = if esn { &high } else { &[] };

@@ -5,11 +5,11 @@
 
 use std::ops::Range;
 
-use crypto::aead::{AeadJob, BatchAead};
+use crypto::aead::{AeadJob, BatchAead, BatchKey};
 use crypto::{KeyError, Packet, Provider, Random, Sealer, Secret, Suite, SystemRandom};
 
 use crate::DropReason;
-use crate::batch::{self, BATCH, PacketBuf};
+use crate::batch::{self, BATCH, Jobs, PacketBuf};
 use crate::layout::{ESP_HEADER, Layout};
 
 /// Bits of the IV's counter, hence of an extended sequence number.
@@ -80,7 +80,7 @@ pub struct OutboundSa {
 
 enum Keys {
     Aead {
-        key: Box<dyn BatchAead>,
+        key: BatchKey,
         salt: [u8; 4],
     },
     Cbc {
@@ -302,9 +302,7 @@ impl OutboundSa {
     }
 
     fn seal_chunk(&mut self, chunk: &mut [PacketBuf<'_>]) {
-        let mut jobs = batch::no_jobs();
-        let mut free = jobs.iter_mut();
-        let mut used = 0;
+        let mut jobs = Jobs::new();
         for packet in chunk.iter_mut() {
             let PacketBuf {
                 data,
@@ -318,13 +316,13 @@ impl OutboundSa {
                 .and_then(|(frame, sequence)| {
                     (*start, *end) = (frame.start, frame.end);
                     let text = data.get_mut(frame.body..frame.end).ok_or(DropReason::TailRoom)?;
-                    let job = free.next().ok_or(DropReason::Cipher)?;
-                    *job = self.job(sequence, text);
-                    used += 1;
-                    Ok(())
+                    jobs.try_push(self.job(sequence, text))
+                        .map_err(|_| DropReason::Cipher)
                 });
         }
-        if !self.run(jobs.get_mut(..used).unwrap_or_default()) {
+        let sealed = self.run(&mut jobs);
+        drop(jobs);
+        if !sealed {
             for packet in chunk.iter_mut().filter(|p| p.result.is_ok()) {
                 packet.result = Err(DropReason::Cipher);
             }
@@ -359,9 +357,9 @@ impl OutboundSa {
         let head = self.layout.head();
         let mut segments = wire.chunks_mut(stride).enumerate();
         loop {
-            let mut jobs = batch::no_jobs();
+            let mut jobs = Jobs::new();
             let mut used = 0;
-            for (job, (index, segment)) in jobs.iter_mut().zip(segments.by_ref()) {
+            for (index, segment) in segments.by_ref().take(BATCH) {
                 let len = if index == last {
                     burst.last_len
                 } else {
@@ -375,14 +373,15 @@ impl OutboundSa {
                     let text = segment
                         .get_mut(frame.body..frame.end)
                         .ok_or(DropReason::TailRoom)?;
-                    *job = self.job(sequence, text);
+                    jobs.try_push(self.job(sequence, text))
+                        .map_err(|_| DropReason::Cipher)?;
                 }
                 used += 1;
             }
             if used == 0 {
                 return Ok(burst.offset..end);
             }
-            if !self.run(jobs.get_mut(..used).unwrap_or_default()) {
+            if !self.run(&mut jobs) {
                 return Err(DropReason::Cipher);
             }
         }

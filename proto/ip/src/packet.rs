@@ -77,18 +77,21 @@ pub enum PacketError {
 impl Summary {
     /// The port at the source end, if known.
     #[must_use]
+    #[inline]
     pub fn src_port(&self) -> Option<u16> {
         self.ports.map(|p| p.0)
     }
 
     /// The port at the destination end, if known.
     #[must_use]
+    #[inline]
     pub fn dst_port(&self) -> Option<u16> {
         self.ports.map(|p| p.1)
     }
 
     /// Whether the packet belongs to an SA: its source to one of `from`, its destination to one of `to`.
     #[must_use]
+    #[inline]
     pub fn belongs(&self, from: &[Selector], to: &[Selector]) -> bool {
         from.iter()
             .any(|s| s.matches(self.src, self.protocol, self.src_port()))
@@ -124,30 +127,21 @@ pub fn summarize(packet: &[u8]) -> Result<Summary, PacketError> {
     }
 }
 
+#[inline]
 fn summarize_v4(packet: &[u8]) -> Result<Summary, PacketError> {
     let header: &[u8; IPV4_HEADER] = packet.first_chunk().ok_or(PacketError::Truncated)?;
+    // By words: addresses that were put together octet by octet would be slow to read again as a whole.
+    let (words, _) = header.as_chunks::<4>();
     let [
-        vihl,
-        tos,
-        l0,
-        l1,
-        _,
-        _,
-        f0,
-        f1,
-        ttl,
-        protocol,
-        _,
-        _,
-        s0,
-        s1,
-        s2,
-        s3,
-        d0,
-        d1,
-        d2,
-        d3,
-    ] = *header;
+        [vihl, tos, l0, l1],
+        [_, _, f0, f1],
+        [ttl, protocol, _, _],
+        src,
+        dst,
+    ] = *words
+    else {
+        return Err(PacketError::Truncated);
+    };
     let header_len = usize::from(vihl & 0x0f) * 4;
     let total_len = usize::from(u16::from_be_bytes([l0, l1]));
     if header_len < IPV4_HEADER || header_len > total_len {
@@ -164,8 +158,8 @@ fn summarize_v4(packet: &[u8]) -> Result<Summary, PacketError> {
     };
     Ok(Summary {
         version: 4,
-        src: IpAddr::V4(Ipv4Addr::new(s0, s1, s2, s3)),
-        dst: IpAddr::V4(Ipv4Addr::new(d0, d1, d2, d3)),
+        src: IpAddr::V4(Ipv4Addr::from(src)),
+        dst: IpAddr::V4(Ipv4Addr::from(dst)),
         protocol,
         ports: ports(packet, header_len, total_len, protocol, fragment),
         fragment,
@@ -254,6 +248,7 @@ fn walk_extensions(packet: &[u8], total_len: usize, first: u8) -> Result<Chain, 
     Err(PacketError::Extensions)
 }
 
+#[inline]
 fn ports(packet: &[u8], at: usize, end: usize, protocol: u8, fragment: Fragment) -> Option<(u16, u16)> {
     if fragment == Fragment::Later {
         return None;

@@ -176,21 +176,26 @@ impl Selector {
 
     /// Whether every port belongs to it, known or not.
     #[must_use]
+    #[inline]
     pub fn is_any_port(&self) -> bool {
         self.ports == ANY_PORTS
     }
 
     /// Whether it means packets whose ports cannot be read (RFC 4301 section 4.4.1.1).
     #[must_use]
+    #[inline]
     pub fn is_opaque_port(&self) -> bool {
         self.ports == OPAQUE_PORTS
     }
 
     /// Whether the address alone belongs to the range.
     #[must_use]
+    #[inline]
     pub fn contains_addr(&self, addr: IpAddr) -> bool {
         match (self.start, self.end, addr) {
-            (IpAddr::V4(start), IpAddr::V4(end), IpAddr::V4(addr)) => start <= addr && addr <= end,
+            (IpAddr::V4(start), IpAddr::V4(end), IpAddr::V4(addr)) => {
+                (start.to_bits()..=end.to_bits()).contains(&addr.to_bits())
+            }
             (IpAddr::V6(start), IpAddr::V6(end), IpAddr::V6(addr)) => start <= addr && addr <= end,
             _ => false,
         }
@@ -199,6 +204,7 @@ impl Selector {
     /// Whether a packet end (source or destination) belongs to the set. `port` is None when the packet shows none, as
     /// later fragments and protocols without ports: it then belongs to ANY and OPAQUE only.
     #[must_use]
+    #[inline]
     pub fn matches(&self, addr: IpAddr, protocol: u8, port: Option<u16>) -> bool {
         (self.protocol == 0 || self.protocol == protocol)
             && self.contains_addr(addr)

@@ -1,6 +1,7 @@
 //! The library behind a safe interface.
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
@@ -26,6 +27,9 @@ struct RawJob {
     len: u64,
     tag: *mut u8,
 }
+
+/// The jobs of one call, as far as they are used.
+type RawJobs = [MaybeUninit<RawJob>; BATCH];
 
 #[allow(unsafe_code, reason = "the shim's functions")]
 unsafe extern "C" {
@@ -101,19 +105,21 @@ impl GcmKey {
     /// Encrypts every text and writes every tag. False, and nothing was touched, when there are more than [`BATCH`]
     /// jobs.
     #[must_use]
+    #[inline]
     #[allow(unsafe_code, reason = "calls the shim")]
     pub fn seal_all<'a>(&self, jobs: impl Iterator<Item = Job<'a>>) -> bool {
-        let Some((raw, count)) = raw(jobs) else {
+        let mut raw: RawJobs = [const { MaybeUninit::uninit() }; BATCH];
+        let Some(count) = fill(&mut raw, jobs) else {
             return false;
         };
-        // SAFETY: each of the first `count` raw jobs points to the nonce, the associated data, the text and the tag that a
+        // SAFETY: `fill` has written the first `count` raw jobs; each points to the nonce, the associated data, the text and the tag that a
         // `Job<'a>` borrowed, and `'a` outlives this call.
         unsafe {
             mb_seal(
                 self.manager.0.as_ptr(),
                 &raw const *self.expanded,
                 self.bits,
-                raw.as_ptr(),
+                raw.as_ptr().cast(),
                 count,
             );
         }
@@ -123,19 +129,21 @@ impl GcmKey {
     /// Checks every tag and decrypts in place: entry `i` says whether job `i` was authentic. None is when there are more
     /// than [`BATCH`]. The text of a job that was not authentic is unspecified.
     #[must_use]
+    #[inline]
     #[allow(unsafe_code, reason = "calls the shim")]
     pub fn open_all<'a>(&self, jobs: impl Iterator<Item = Job<'a>>) -> [bool; BATCH] {
         let mut ok = [0_u8; BATCH];
-        let Some((raw, count)) = raw(jobs) else {
+        let mut raw: RawJobs = [const { MaybeUninit::uninit() }; BATCH];
+        let Some(count) = fill(&mut raw, jobs) else {
             return [false; BATCH];
         };
-        // SAFETY: as in `seal`; `ok` has room for BATCH entries, and `raw` refuses more jobs than that.
+        // SAFETY: as in `seal_all`; `ok` has room for BATCH entries, and `fill` refuses more jobs than that.
         unsafe {
             mb_open(
                 self.manager.0.as_ptr(),
                 &raw const *self.expanded,
                 self.bits,
-                raw.as_ptr(),
+                raw.as_ptr().cast(),
                 count,
                 ok.as_mut_ptr(),
             );
@@ -156,26 +164,20 @@ impl std::fmt::Debug for GcmKey {
     }
 }
 
-fn raw<'a>(jobs: impl Iterator<Item = Job<'a>>) -> Option<([RawJob; BATCH], usize)> {
-    let mut raw = [RawJob {
-        nonce: std::ptr::null(),
-        aad: std::ptr::null(),
-        aad_len: 0,
-        data: std::ptr::null_mut(),
-        len: 0,
-        tag: std::ptr::null_mut(),
-    }; BATCH];
+/// Writes the jobs where the shim reads them: how many, or `None` when there are more than [`BATCH`].
+#[inline]
+fn fill<'a>(raw: &mut RawJobs, jobs: impl Iterator<Item = Job<'a>>) -> Option<usize> {
     let mut count = 0;
     for job in jobs {
-        *raw.get_mut(count)? = RawJob {
+        raw.get_mut(count)?.write(RawJob {
             nonce: job.nonce.as_ptr(),
             aad: job.aad.as_ptr(),
             aad_len: job.aad.len() as u64,
             data: job.text.as_mut_ptr(),
             len: job.text.len() as u64,
             tag: job.tag.as_mut_ptr(),
-        };
+        });
         count += 1;
     }
-    Some((raw, count))
+    Some(count)
 }
