@@ -7,7 +7,7 @@
     reason = "tests"
 )]
 
-use crypto::aead::{self, Aad, AeadJob};
+use crypto::aead::{self, Aad, AeadJob, BatchAead as _};
 use crypto::{
     Cipher, HashAlgorithm, Integrity, KeyError, OpenError, Opener, Packet, Provider, Random, SealError,
     Sealer, SeededRandom, Suite, hmac,

@@ -10,7 +10,7 @@
 mod common;
 
 use common::*;
-use crypto::aead::{Aad, AeadJob};
+use crypto::aead::{Aad, AeadJob, BatchAead as _};
 use crypto::{Cipher, Provider};
 use esp::{Burst, DropReason, OutboundSa, PacketBuf, Usage, last_sequence};
 
