@@ -103,17 +103,19 @@ impl Trail {
         })
     }
 
-    /// Records for changes, with numbers above all before, in a transaction; the oldest go where there are too many.
+    /// Records for changes, with numbers above all before and above `above`, in a transaction that is refused when
+    /// another node takes a number at the same time; the oldest go where there are too many.
     pub(crate) fn prepare(
         &self,
         mut txn: Txn,
         actor: &Actor,
         now: SystemTime,
+        above: u64,
         changes: Vec<v1::Change>,
     ) -> Result<(Txn, Vec<Arc<Record>>), serde_json::Error> {
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let last = records.back().map_or(0, |record| record.id);
-        let first = last.max(to_millis(now).saturating_mul(1_000)) + 1;
+        let first = last.max(to_micros(now)).max(above) + 1;
         let mut made = Vec::with_capacity(changes.len());
         for (id, change) in (first..).zip(changes) {
             let record = Record {
@@ -124,7 +126,6 @@ impl Trail {
                 method: actor.method.clone(),
                 change,
             };
-            // Of two nodes in the same microsecond one is refused.
             txn = txn
                 .when(record.key(), Expect::Absent)
                 .put(record.key(), serde_json::to_vec(&record)?);
@@ -193,4 +194,10 @@ impl Trail {
         }
         found
     }
+}
+
+/// Microseconds since 1970.
+fn to_micros(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use store::{CompareValue, Expect, Revision, Store, StoreError, Txn};
+use store::{Expect, Revision, Store, StoreError, Txn};
 
 use crate::model::AddressPool;
 use crate::range::AddressRange;
@@ -91,6 +91,13 @@ impl Record {
 /// The key of a lease.
 fn key(tenant: &str, address: IpAddr) -> String {
     format!("{LEASES}{tenant}/{address}")
+}
+
+/// A transaction with the comparisons of a fence added.
+fn fenced(mut txn: Txn, fence: &Txn) -> Txn {
+    txn.compares.extend_from_slice(&fence.compares);
+    txn.values.extend_from_slice(&fence.values);
+    txn
 }
 
 /// A pool at work. Shared; all methods can be called from any task.
@@ -198,7 +205,7 @@ impl Pool {
     /// # Errors
     /// [`PoolError::Exhausted`], or the store's trouble; nothing is taken then.
     pub async fn allocate(&self, owner: &str, wanted: Option<IpAddr>) -> Result<IpAddr, PoolError> {
-        self.allocate_in(owner, wanted, None, &[]).await
+        self.allocate_in(owner, wanted, None, &Txn::new()).await
     }
 
     /// Like [`Pool::allocate`] within a share (`None`: the whole pool), for a node of a cluster: the lease is
@@ -212,7 +219,7 @@ impl Pool {
         owner: &str,
         wanted: Option<IpAddr>,
         share: Option<Share>,
-        fence: &[CompareValue],
+        fence: &Txn,
     ) -> Result<IpAddr, PoolError> {
         let mut last = PoolError::Store(StoreError::Unavailable {
             reason: "the pool's records keep changing".to_owned(),
@@ -270,7 +277,7 @@ impl Pool {
         match claimed {
             book::Claim::Held => Ok(()),
             book::Claim::Taken => Err(PoolError::Taken { address }),
-            book::Claim::Write(chosen) => match self.make_durable(owner, chosen, None, &[]).await {
+            book::Claim::Write(chosen) => match self.make_durable(owner, chosen, None, &Txn::new()).await {
                 Ok(()) => Ok(()),
                 Err(Refused::Changed(error) | Refused::Store(error)) => Err(error.into()),
                 Err(Refused::Fence) => Err(PoolError::Taken { address }),
@@ -293,7 +300,7 @@ impl Pool {
         owner: &str,
         chosen: Chosen,
         share: Option<Share>,
-        fence: &[CompareValue],
+        fence: &Txn,
     ) -> Result<(), Refused> {
         let address = chosen.address;
         let expect = match chosen.before.as_ref().and_then(|lease| lease.revision) {
@@ -308,7 +315,7 @@ impl Pool {
         let key = self.key(address);
         let record = self.record(owner, true, share).encode().map_err(Refused::Store)?;
         let mut txn = Txn::new().when(key.as_str(), expect).put(key.as_str(), record);
-        txn.values.extend_from_slice(fence);
+        txn = fenced(txn, fence);
         let done = self.store.txn(txn).await.map_err(Refused::Store)?;
         if done.committed {
             undo.armed = false;
@@ -317,7 +324,7 @@ impl Pool {
         }
         drop(undo);
         let found = self.learn(&key, address).await.map_err(Refused::Store)?;
-        if expect.holds(found) && !fence.is_empty() {
+        if expect.holds(found) && !(fence.compares.is_empty() && fence.values.is_empty()) {
             Err(Refused::Fence)
         } else {
             Err(Refused::Changed(StoreError::Conflict { key, found }))
@@ -353,7 +360,7 @@ impl Pool {
     /// # Errors
     /// When the store cannot write it down: it is free all the same, and swept at the next start.
     pub async fn release(&self, owner: &str, address: IpAddr) -> Result<(), PoolError> {
-        self.release_in(owner, address, None, &[]).await
+        self.release_in(owner, address, None, &Txn::new()).await
     }
 
     /// Like [`Pool::release`] for a session of a slot: nothing is written unless the values of the `fence` hold,
@@ -366,7 +373,7 @@ impl Pool {
         owner: &str,
         address: IpAddr,
         share: Option<Share>,
-        fence: &[CompareValue],
+        fence: &Txn,
     ) -> Result<(), PoolError> {
         let Some(released) = self.book().release(owner, address, share) else {
             return Ok(());
@@ -379,7 +386,7 @@ impl Pool {
         let mut outcome = Ok(());
         if let Some(revision) = revision {
             let mut txn = Txn::new().when(key.as_str(), Expect::Revision(revision));
-            txn.values.extend_from_slice(fence);
+            txn = fenced(txn, fence);
             txn = if released.stays {
                 txn.put(key, self.record(owner, false, None).encode()?)
             } else {
@@ -397,7 +404,7 @@ impl Pool {
             let mut txn = Txn::new()
                 .when(key.as_str(), Expect::Revision(revision))
                 .delete(key);
-            txn.values.extend_from_slice(fence);
+            txn = fenced(txn, fence);
             // What cannot be deleted now is found again at the next start.
             let _ = self.store.txn(txn).await;
         }
@@ -418,15 +425,14 @@ impl Pool {
     /// # Errors
     /// When the store cannot write them down: they are free all the same.
     pub async fn sweep_unclaimed(&self) -> Result<usize, PoolError> {
-        self.sweep(None, &[]).await
+        self.sweep(None, &Txn::new()).await
     }
 
-    async fn sweep(&self, share: Option<Share>, fence: &[CompareValue]) -> Result<usize, PoolError> {
+    async fn sweep(&self, share: Option<Share>, fence: &Txn) -> Result<usize, PoolError> {
         let swept = self.book().sweep(share);
         let mut outcome = Ok(swept.len());
         for chunk in swept.chunks(SWEEP) {
-            let mut txn = Txn::new();
-            txn.values.extend_from_slice(fence);
+            let mut txn = fenced(Txn::new(), fence);
             for (address, owner, revision) in chunk {
                 let key = self.key(*address);
                 txn = txn

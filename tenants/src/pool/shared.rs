@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use store::{CompareValue, Limits, Revision, StoreError};
+use store::{Limits, Revision, StoreError, Txn};
 use tokio::time::Instant;
 
 use super::book::Listed;
@@ -120,7 +120,7 @@ impl Pool {
     ///
     /// # Errors
     /// When the store cannot write them down: they are free all the same.
-    pub(crate) async fn sweep_share(&self, share: Share, fence: &[CompareValue]) -> Result<usize, PoolError> {
+    pub(crate) async fn sweep_share(&self, share: Share, fence: &Txn) -> Result<usize, PoolError> {
         self.sweep(Some(share), fence).await
     }
 }

@@ -11,7 +11,7 @@ use super::Registry;
 use crate::audit::Actor;
 use crate::diff;
 use crate::external::{certificate_info, id_of, to_api, version_of};
-use crate::object::{CONFIG, FENCE, Id, Kind, Meta, Object, Stored, encode};
+use crate::object::{CONFIG, FENCE, Id, Kind, Meta, Object, Stored, encode, from_millis, to_millis};
 use crate::pool::LEASES;
 use crate::snapshot::{Snapshot, States, get, set};
 use crate::validate::references::{self, Audience};
@@ -182,7 +182,8 @@ impl Registry {
         }
         let _writing = self.writing.lock().await;
         let snapshot = self.snapshot.load_full();
-        let now = SystemTime::now();
+        // As it is stored: whoever reads it back finds the same.
+        let now = from_millis(to_millis(SystemTime::now()));
         let (mut states, mut planned) = (snapshot.states.clone(), Vec::new());
         let mut invalid = Vec::new();
         for mutation in mutations {
@@ -340,7 +341,7 @@ impl Registry {
             .filter(|plan| plan.outcome.action != Action::Unchanged)
             .map(|plan| plan.outcome.to_api())
             .collect();
-        let (txn, records) = self.trail.prepare(txn, actor, now, changes)?;
+        let (txn, records) = self.trail.prepare(txn, actor, now, 0, changes)?;
         // The fence comes last: who has seen it has seen the whole change.
         let txn = txn.put(FENCE, "");
         let done = self.store.txn(txn).await?;
@@ -387,15 +388,17 @@ impl Registry {
     /// When the store cannot write it.
     pub async fn record_command(&self, actor: &Actor, change: v1::Change) -> Result<(), RegistryError> {
         let _writing = self.writing.lock().await;
+        let mut above = 0;
         for _ in 0..RECORD_TRIES {
             let changes = vec![change.clone()];
             let (txn, records) = self
                 .trail
-                .prepare(Txn::new(), actor, SystemTime::now(), changes)?;
+                .prepare(Txn::new(), actor, SystemTime::now(), above, changes)?;
             if self.store.txn(txn).await?.committed {
                 self.trail.commit(records);
                 return Ok(());
             }
+            above = records.last().map_or(above, |record| record.id);
         }
         Err(RegistryError::Busy)
     }

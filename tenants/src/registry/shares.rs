@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
-use store::{Change, CompareValue, StoreError};
+use store::{Change, StoreError, Txn};
 
 use super::Registry;
 use crate::audit::AUDIT;
@@ -81,11 +81,11 @@ impl Registry {
 
     /// Frees the addresses of a share that the former owner's sessions had and that no session has claimed: to be
     /// called once all sessions of the slot are restored and [`Registry::refresh_share`] has succeeded. Written only
-    /// while the values of the `fence` hold. Returns how many.
+    /// while the comparisons of the `fence` hold. Returns how many.
     ///
     /// # Errors
     /// When the store cannot write it down; they are free all the same.
-    pub async fn sweep_share(&self, share: Share, fence: &[CompareValue]) -> Result<usize, PoolError> {
+    pub async fn sweep_share(&self, share: Share, fence: &Txn) -> Result<usize, PoolError> {
         let mut swept = 0;
         for pool in self.all_pools() {
             swept += pool.sweep_share(share, fence).await?;

@@ -53,17 +53,15 @@ impl Rig {
     }
 
     /// Makes a node the owner of a slot; what it has to compare with each write.
-    async fn own(&self, share: Share, node: &str) -> Vec<CompareValue> {
+    async fn own(&self, share: Share, node: &str) -> Txn {
         let key = format!("slot/{:03}/owner", share.index);
         let put = self
             .store
             .put_if(&key, node.as_bytes().to_vec(), Expect::Any)
             .await;
         put.unwrap();
-        vec![CompareValue {
-            key,
-            value: node.as_bytes().to_vec(),
-        }]
+        // The epoch is not there as long as it is 0.
+        Txn::new().when("epoch", Expect::Absent).when_value(key, node)
     }
 
     async fn record(&self, address: &str) -> Option<Record> {
@@ -368,7 +366,7 @@ async fn history(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let shares = [LEFT, RIGHT];
     let mut generation = 0;
     let mut owner = [0, 1];
-    let mut stale: [Option<(usize, Vec<CompareValue>)>; 2] = [None, None];
+    let mut stale: [Option<(usize, Txn)>; 2] = [None, None];
     let mut fences = [rig.own(LEFT, "g0").await, rig.own(RIGHT, "g0").await];
     let mut live: BTreeMap<IpAddr, Session> = BTreeMap::new();
     for step in steps {
