@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod long;
+
+pub use long::{Ctl, Echo, Merge, Stamp, Steady, Watch};
+
 /// Simulated users of a VPN concentrator.
 #[derive(Parser, Debug)]
 #[command(version, about, long_about = None)]
@@ -23,6 +27,19 @@ pub enum Command {
     Connect(Connect),
     /// Log one user in and let its tunnel end in a TUN device, until interrupted. Needs CAP_NET_ADMIN.
     Tunnel(Tunnel),
+    /// Log users in and keep their tunnels for the whole run; tell how long traffic was silent, and who had to log in again.
+    ///
+    /// Ends with 0 if every user kept its tunnel (and no silence was longer than --max-silence-ms), 1 if not, 2 if the run
+    /// was not possible.
+    Steady(Box<Steady>),
+    /// Send the packets of `steady` from a plain UDP socket, and report alike: for a host whose tunnel another client made.
+    Stamp(Stamp),
+    /// Answer the packets of `steady`, `stamp` and `connect --probe udp`, and nothing else; statistics at the end.
+    Echo(Echo),
+    /// Join what several runs at the same time have written.
+    Merge(Merge),
+    /// Give an order to a run that has --control.
+    Ctl(Ctl),
 }
 
 /// How the report is printed.
@@ -46,9 +63,9 @@ pub enum ProbeKind {
 /// Who a user is and how it proves that; common to all commands.
 #[derive(Args, Clone, Debug)]
 pub struct Identity {
-    /// The gateway's address.
-    #[arg(long, value_name = "ADDRESS")]
-    pub gateway: IpAddr,
+    /// The gateway's address. Users of `steady` may have several: user n stays with address n modulo their number.
+    #[arg(long, required = true, value_name = "ADDRESS", value_delimiter = ',')]
+    pub gateway: Vec<IpAddr>,
     /// The gateway's port for the first messages.
     #[arg(long, default_value_t = 500)]
     pub ike_port: u16,

@@ -14,11 +14,21 @@
 //! ```
 //! [`user::User`] performs no I/O itself, so that the tests run it against gateways in the same process.
 
+mod children;
 pub mod cli;
+pub mod control;
 pub mod credentials;
+pub mod echo;
+pub mod flow;
+pub mod inner;
+pub mod monitor;
+pub mod output;
+pub mod plain;
 pub mod plan;
 pub mod probe;
+pub mod record;
 pub mod report;
 pub mod run;
+pub mod steady;
 pub mod tunnel;
 pub mod user;

@@ -11,6 +11,11 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Connect(options) => loadtest::run::connect(&options),
         Command::Tunnel(options) => loadtest::tunnel::tunnel(&options),
+        Command::Steady(options) => loadtest::steady::steady(&options),
+        Command::Stamp(options) => loadtest::plain::stamp(&options),
+        Command::Echo(options) => loadtest::echo::echo(&options),
+        Command::Merge(options) => loadtest::output::merge(&options),
+        Command::Ctl(options) => loadtest::control::ctl(&options.socket, &options.order.join(" ")),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ike::config::ConfigRequest;
 use ike::wire::proposal::{ChildProposal, IkeProposal};
 use ike::{ChildPolicy, Identity, InitiatorConfig, Lifetime, RekeyPolicy, Timing};
@@ -11,7 +11,7 @@ use ip::Selector;
 
 use crate::cli;
 use crate::credentials::Credentials;
-use crate::probe::Service;
+use crate::inner::Service;
 
 /// Largest inner packet that is sent (octets).
 const MAX_SIZE: usize = 9000;
@@ -43,6 +43,12 @@ pub struct Plan {
     pub request: ConfigRequest,
     /// Retransmissions.
     pub timing: Timing,
+    /// Silence of the gateway's IKE after which a user probes it; the core's own choice if absent.
+    pub liveness: Option<Duration>,
+    /// Age at which a user replaces its IKE SA.
+    pub ike_lifetime: Lifetime,
+    /// Age at which a user replaces a child SA.
+    pub child_lifetime: Lifetime,
     /// What is sent through the tunnel, if anything.
     pub traffic: Option<Traffic>,
 }
@@ -60,12 +66,64 @@ pub struct Traffic {
     pub interval: Duration,
 }
 
+impl Traffic {
+    /// Checks sizes and rates.
+    ///
+    /// # Errors
+    /// Traffic that makes no sense.
+    pub fn new(target: IpAddr, service: Service, size: usize, pps: f64) -> Result<Self> {
+        let least = service.least_size(target);
+        ensure!(
+            (least..=MAX_SIZE).contains(&size),
+            "--size {size}: must be {least} to {MAX_SIZE} octets"
+        );
+        let interval = interval(pps)?;
+        Ok(Self {
+            target,
+            service,
+            size,
+            interval,
+        })
+    }
+}
+
+/// The time from one packet to the next.
+///
+/// # Errors
+/// A rate that is not above 0, or too high to be meant.
+pub fn interval(pps: f64) -> Result<Duration> {
+    ensure!(
+        pps > 0.0 && pps <= 1e6,
+        "packets per second must be above 0 and at most 1000000"
+    );
+    Ok(Duration::from_secs_f64(1.0 / pps))
+}
+
 impl Plan {
-    /// Reads the part that concerns identities and negotiation.
+    /// Reads the part that concerns identities and negotiation, where there is one gateway.
+    ///
+    /// # Errors
+    /// What does not parse, a file that cannot be read, or several gateways.
+    pub fn new(options: &cli::Identity) -> Result<Self> {
+        match options.gateway.as_slice() {
+            [gateway] => Self::of(options, *gateway),
+            _ => bail!("--gateway: one address, please"),
+        }
+    }
+
+    /// One plan for each gateway.
     ///
     /// # Errors
     /// What does not parse, or a file that cannot be read.
-    pub fn new(options: &cli::Identity) -> Result<Self> {
+    pub fn each(options: &cli::Identity) -> Result<Vec<Self>> {
+        options
+            .gateway
+            .iter()
+            .map(|gateway| Self::of(options, *gateway))
+            .collect()
+    }
+
+    fn of(options: &cli::Identity, gateway: IpAddr) -> Result<Self> {
         let parse_ts = |text: &String| {
             text.parse::<Selector>()
                 .with_context(|| format!("--remote-ts {text}"))
@@ -82,7 +140,7 @@ impl Plan {
             ConfigRequest::ipv4()
         };
         Ok(Self {
-            gateway: options.gateway,
+            gateway,
             ike_port: options.ike_port,
             nat_port: options.nat_port,
             id: options.id.clone(),
@@ -94,6 +152,9 @@ impl Plan {
             remote_ts: options.remote_ts.iter().map(parse_ts).collect::<Result<_>>()?,
             request,
             timing: Timing::default(),
+            liveness: None,
+            ike_lifetime: Lifetime::default(),
+            child_lifetime: Lifetime::default(),
             traffic: None,
         })
     }
@@ -112,23 +173,7 @@ impl Plan {
                 cli::ProbeKind::Icmp => Service::Icmp,
                 cli::ProbeKind::Udp => Service::Udp(options.echo_port),
             };
-            let least = service.least_size(target);
-            ensure!(
-                (least..=MAX_SIZE).contains(&options.size),
-                "--size {}: must be {least} to {MAX_SIZE} octets",
-                options.size
-            );
-            ensure!(
-                options.pps > 0.0 && options.pps <= 1e6,
-                "--pps must be above 0 and at most 1000000"
-            );
-            let interval = Duration::from_secs_f64(1.0 / options.pps);
-            plan.traffic = Some(Traffic {
-                target,
-                service,
-                size: options.size,
-                interval,
-            });
+            plan.traffic = Some(Traffic::new(target, service, options.size, options.pps)?);
         }
         Ok(plan)
     }
@@ -153,7 +198,7 @@ impl Plan {
             proposals: self.esp.clone(),
             ts_local,
             ts_remote: self.remote_ts.clone(),
-            lifetime: Lifetime::default(),
+            lifetime: self.child_lifetime,
             replay_window: 1024,
             worker: 0,
             rekey: RekeyPolicy::AtSoftLimit,
@@ -166,6 +211,8 @@ impl Plan {
         // Every user has a socket of its own that is not at port 500: a NAT, as far as the gateway can see.
         config.force_encap = true;
         config.config_request = Some(self.request.clone());
+        config.ike_lifetime = self.ike_lifetime;
+        config.liveness = self.liveness;
         config
     }
 }

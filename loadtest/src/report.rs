@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::{CreationError, Histogram};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::user::{State, Summary};
 
@@ -62,7 +62,7 @@ pub struct FaultReport {
 }
 
 /// Quantiles of a time; in the unit that the field's name says.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Quantiles {
     /// Smallest.
     pub min: f64,
@@ -107,7 +107,7 @@ pub struct TrafficReport {
     pub longest_silence_ms: Quantiles,
 }
 
-fn histogram() -> Result<Histogram<u64>, CreationError> {
+pub(crate) fn histogram() -> Result<Histogram<u64>, CreationError> {
     Histogram::new_with_bounds(1, MAX_MICROS, 3)
 }
 
@@ -213,7 +213,26 @@ impl Collector {
 }
 
 impl Quantiles {
-    fn of(histogram: &Histogram<u64>) -> Self {
+    /// Of exact values, which are sorted by that. All 0 if there are none.
+    #[must_use]
+    pub fn of_values(values: &mut [f64]) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |quantile: f64| {
+            let rank = (quantile * values.len() as f64).ceil() as usize;
+            values.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+        };
+        Self {
+            min: at(0.0),
+            p50: at(0.5),
+            p90: at(0.9),
+            p95: at(0.95),
+            p99: at(0.99),
+            max: at(1.0),
+            mean: values.iter().sum::<f64>() / values.len().max(1) as f64,
+        }
+    }
+
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         if histogram.is_empty() {
             return Self::default();
         }
@@ -373,6 +392,18 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["traffic"]["lost"], 16);
         assert_eq!(json["failed"], 4);
+    }
+
+    #[test]
+    fn quantiles_of_exact_values_are_some_of_them() {
+        let mut values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        let quantiles = Quantiles::of_values(&mut values);
+        assert_eq!((quantiles.min, quantiles.p50, quantiles.p90), (1.0, 100.0, 180.0));
+        assert_eq!(
+            (quantiles.p99, quantiles.max, quantiles.mean),
+            (198.0, 200.0, 100.5)
+        );
+        assert_eq!(Quantiles::of_values(&mut []), Quantiles::default());
     }
 
     #[test]

@@ -31,7 +31,7 @@ const LOGOUT: Duration = Duration::from_secs(5);
 /// Datagrams that one task reads before others get their turn.
 const READ_BURST: usize = 64;
 /// Files that the program needs beside the users' sockets.
-const OTHER_FILES: u64 = 64;
+pub(crate) const OTHER_FILES: u64 = 64;
 
 /// What all users are to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +83,7 @@ pub fn measure(options: &Connect) -> Result<Report> {
     runtime.block_on(test(plan, options))
 }
 
-fn raise_file_limit(files: u64) -> Result<()> {
+pub(crate) fn raise_file_limit(files: u64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= files) {
         return Ok(());

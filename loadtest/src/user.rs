@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use crypto::{Random, SystemRandom};
-use esp::{DropCounters, DropReason, InboundParams, InboundSa, OutboundParams, OutboundSa, tunnel};
+use esp::{DropCounters, DropReason};
 use ike::config::Assigned;
 use ike::wire::Spi;
-use ike::{Activate, ChildSa, Command, Context, Event, IkeSa, Input, Output, SpiAllocator};
+use ike::{ChildEnd, ChildSa, Command, Context, Event, IkeSa, Input, Output, SpiAllocator};
 
+use crate::children::Children;
 use crate::credentials::Credential;
 use crate::plan::Plan;
 use crate::probe::{Counts, Probe};
@@ -87,12 +88,23 @@ pub struct Summary {
     pub retransmits: u64,
 }
 
-struct Child {
-    spi_in: u32,
-    inbound: InboundSa,
-    outbound: OutboundSa,
-    usable: bool,
+/// Something that happened to a user after its login.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum News {
+    /// A child SA was replaced.
+    ChildRekeyed,
+    /// The IKE SA was replaced.
+    IkeRekeyed,
+    /// An SA could not be replaced yet: in words.
+    RekeyFailed(String),
+    /// The gateway deleted a child SA that nothing replaces.
+    ChildDeleted,
+    /// Something else that is odd: in words.
+    Odd(String),
 }
+
+/// Inner packets and news that wait to be taken; older ones make room, and count.
+const INBOX: usize = 256;
 
 /// A simulated user.
 pub struct User {
@@ -107,14 +119,16 @@ pub struct User {
     login: Option<Duration>,
     assigned: Assigned,
     source: Option<IpAddr>,
-    children: Vec<Child>,
+    children: Children,
     probe: Option<Probe>,
+    /// Present if inner packets are kept for the caller.
+    inbox: Option<VecDeque<Vec<u8>>>,
+    news: VecDeque<News>,
+    missed: u64,
     round_trips: Vec<Duration>,
     out: VecDeque<Datagram>,
     last_sent: Instant,
-    drops: DropCounters,
     rekeys: u64,
-    buffer: Vec<u8>,
 }
 
 impl User {
@@ -150,14 +164,15 @@ impl User {
             login: None,
             assigned: Assigned::default(),
             source: None,
-            children: Vec::new(),
+            children: Children::default(),
             probe: None,
+            inbox: None,
+            news: VecDeque::new(),
+            missed: 0,
             round_trips: Vec::new(),
             out: VecDeque::new(),
             last_sent: now,
-            drops: DropCounters::default(),
             rekeys: 0,
-            buffer: Vec::new(),
         };
         user.drain(now);
         Ok(user)
@@ -256,10 +271,59 @@ impl User {
         if let (Some(traffic), Some(source), State::Up) = (self.plan.traffic, self.source, &self.state)
             && source.is_ipv4() == traffic.target.is_ipv4()
         {
-            self.buffer
-                .resize(esp::HEAD_ROOM + traffic.size + esp::TAIL_ROOM, 0);
             self.probe = Some(Probe::new(now, until, traffic, source, self.number));
         }
+    }
+
+    /// From here on inner packets wait for [`User::take_inner`]: at most 256, then the oldest is dropped.
+    pub fn keep_inner(&mut self) {
+        self.inbox.get_or_insert_default();
+    }
+
+    /// The next inner packet that came through the tunnel.
+    pub fn take_inner(&mut self) -> Option<Vec<u8>> {
+        self.inbox.as_mut()?.pop_front()
+    }
+
+    /// Sends an inner packet of at most `size` octets that `write` puts down and tells the length of. False if there is no
+    /// SA for it.
+    pub fn send_inner(
+        &mut self,
+        now: Instant,
+        size: usize,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> bool {
+        let sealed = self.children.seal(size, write);
+        self.send_esp(now, sealed)
+    }
+
+    /// The next thing that happened after the login: at most 256 wait, then the oldest is dropped.
+    pub fn take_news(&mut self) -> Option<News> {
+        self.news.pop_front()
+    }
+
+    /// Inner packets and news that were not taken in time.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// Whether there is a child SA.
+    #[must_use]
+    pub fn has_child(&self) -> bool {
+        !self.children.is_empty()
+    }
+
+    /// ESP packets that it dropped.
+    #[must_use]
+    pub fn drops(&self) -> &DropCounters {
+        &self.children.drops
+    }
+
+    /// What the core has counted.
+    #[must_use]
+    pub fn counters(&self) -> ike::Counters {
+        self.ike.counters()
     }
 
     /// Logs out.
@@ -286,7 +350,7 @@ impl User {
             state,
             login: self.login,
             counts: self.probe.map(|probe| probe.counts(now)),
-            drops: self.drops,
+            drops: self.children.drops,
             rekeys: self.rekeys,
             retransmits: self.ike.counters().retransmits_out,
         }
@@ -336,11 +400,22 @@ impl User {
             Event::ChildUp(child) => self.child_up(now, &child),
             Event::ChildRekeyed { new, .. } => {
                 self.rekeys += 1;
+                self.tell(News::ChildRekeyed);
                 self.install(&new);
             }
+            Event::IkeRekeyed { .. } => self.tell(News::IkeRekeyed),
+            Event::Warning { detail } if detail.contains("not rekeyed") => {
+                self.tell(News::RekeyFailed(detail))
+            }
+            Event::Warning { detail } => self.tell(News::Odd(detail)),
             Event::ChildDown { spi_in, reason } => {
-                self.children.retain(|child| child.spi_in != spi_in);
-                if self.children.is_empty() {
+                self.children.remove(spi_in);
+                if reason == ChildEnd::DeletedByPeer {
+                    self.tell(News::ChildDeleted);
+                }
+                // One that failed is made again by the core; one that went with its IKE SA is told of by that.
+                let alone = !matches!(reason, ChildEnd::Failed | ChildEnd::IkeGone);
+                if self.children.is_empty() && alone {
                     self.lose("child_gone", format!("the child SA ended: {reason:?}"));
                 }
             }
@@ -391,102 +466,57 @@ impl User {
     }
 
     fn install(&mut self, child: &ChildSa) -> bool {
-        let inbound = InboundSa::new(&InboundParams {
-            spi: child.spi_in,
-            suite: child.suite,
-            enc_key: child.keys_in.enc.clone(),
-            integ_key: child.keys_in.integ.clone(),
-            esn: child.esn,
-            window: child.replay_window,
-            checkpoint: 0,
-        });
-        let outbound = OutboundSa::new(&OutboundParams {
-            spi: child.spi_out,
-            suite: child.suite,
-            enc_key: child.keys_out.enc.clone(),
-            integ_key: child.keys_out.integ.clone(),
-            esn: child.esn,
-            generation: 0,
-            first_seq: 1,
-            ceiling: u64::MAX,
-            tfc_pad_to: 0,
-        });
-        match (inbound, outbound) {
-            (Ok(inbound), Ok(outbound)) => {
-                let usable = child.activate == Activate::Now;
-                self.children.push(Child {
-                    spi_in: child.spi_in,
-                    inbound,
-                    outbound,
-                    usable,
-                });
-                true
-            }
-            (Err(error), _) | (_, Err(error)) => {
+        match self.children.install(child) {
+            Ok(()) => true,
+            Err(error) => {
                 self.lose("keys", error.to_string());
                 false
             }
         }
     }
 
+    fn tell(&mut self, news: News) {
+        push(&mut self.news, news, &mut self.missed);
+    }
+
     fn receive_esp(&mut self, now: Instant, bytes: &mut [u8]) {
-        let spi = bytes.first_chunk().map(|spi| u32::from_be_bytes(*spi));
-        let Some(child) = self.children.iter_mut().find(|child| Some(child.spi_in) == spi) else {
-            self.drops.count(DropReason::UnknownSpi);
+        let Some(inner) = self.children.open(bytes) else {
             return;
         };
-        let end = bytes.len();
-        match child.inbound.open(bytes, 0..end) {
-            Ok(opened) => {
-                child.usable = true;
-                let inner = bytes.get(opened.inner).unwrap_or_default();
-                match &mut self.probe {
-                    Some(probe) => self.round_trips.extend(probe.answer(now, inner)),
-                    None => self.drops.count(DropReason::NoSa),
-                }
-            }
-            Err(reason) => {
-                child.usable |= reason.is_authentic();
-                self.drops.count(reason);
-            }
+        match (&mut self.inbox, &mut self.probe) {
+            (Some(inbox), _) => push(inbox, inner.to_vec(), &mut self.missed),
+            (None, Some(probe)) => self.round_trips.extend(probe.answer(now, inner)),
+            (None, None) => self.children.drops.count(DropReason::NoSa),
         }
     }
 
     fn send_requests(&mut self, now: Instant) {
         for _ in 0..CATCH_UP {
+            let Some(traffic) = self.plan.traffic else { return };
             let Some(probe) = &mut self.probe else { return };
-            let room = esp::HEAD_ROOM..self.buffer.len().saturating_sub(esp::TAIL_ROOM);
-            let Some(len) = self.buffer.get_mut(room).and_then(|buf| probe.poll(now, buf)) else {
+            if probe.deadline().is_none_or(|at| at > now) {
                 return;
-            };
-            let inner = esp::HEAD_ROOM..esp::HEAD_ROOM + len;
-            let next_header = self
-                .buffer
-                .get(esp::HEAD_ROOM..)
-                .and_then(tunnel::next_header_of)
-                .unwrap_or_default();
-            // The newest child that may be used: the one before it while a rekey is under way, until that is gone.
-            let newest = self.children.len().checked_sub(1);
-            let place = self.children.iter().rposition(|child| child.usable).or(newest);
-            let Some(child) = place.and_then(|place| self.children.get_mut(place)) else {
-                self.drops.count(DropReason::NoSa);
-                continue;
-            };
-            match child.outbound.seal(&mut self.buffer, inner, next_header) {
-                Ok(esp) => {
-                    let bytes = self.buffer.get(esp).unwrap_or_default().to_vec();
-                    self.send(
-                        now,
-                        Datagram {
-                            port: Port::Nat,
-                            bytes,
-                        },
-                    );
-                }
-                Err(reason) => self.drops.count(reason),
             }
+            let sealed = self.children.seal(traffic.size, |buf| probe.poll(now, buf));
+            self.send_esp(now, sealed);
         }
     }
+
+    fn send_esp(&mut self, now: Instant, sealed: Option<Vec<u8>>) -> bool {
+        let Some(bytes) = sealed else { return false };
+        let port = Port::Nat;
+        self.send(now, Datagram { port, bytes });
+        true
+    }
+}
+
+/// Puts something into a queue of bounded length; the oldest makes room.
+fn push<T>(queue: &mut VecDeque<T>, item: T, missed: &mut u64) {
+    if queue.len() >= INBOX {
+        queue.pop_front();
+        *missed += 1;
+    }
+    queue.push_back(item);
 }
 
 /// What goes before an IKE message at port 4500; nothing before the single octet of a NAT keep-alive.

@@ -14,7 +14,7 @@ use ike::{
     Activate, ChildPolicy, ChildSa, Command, Context, Event, IkeSa, InitPolicy, Input, Lifetime, Output,
     RekeyPolicy, SpiAllocator, Timing,
 };
-use loadtest::probe;
+use loadtest::inner;
 use loadtest::user::{Datagram, Port, marker};
 
 use super::{GATEWAY, seeded};
@@ -59,6 +59,8 @@ struct Served {
     /// Packets from inside the tunnel that were answered.
     answered: u64,
     faults: Vec<String>,
+    /// SAs that are unknown now may still be used by the user.
+    forgotten: bool,
 }
 
 /// How the gateway treats one user.
@@ -76,6 +78,8 @@ pub(crate) struct Gateway {
     spis: Arc<Spis>,
     /// Failures that the gateway saw.
     pub(crate) failures: Vec<String>,
+    /// How often each packet is answered.
+    pub(crate) answers: usize,
 }
 
 impl Gateway {
@@ -85,6 +89,7 @@ impl Gateway {
             treat,
             spis: Arc::default(),
             failures: Vec::new(),
+            answers: 1,
         }
     }
 
@@ -97,6 +102,7 @@ impl Gateway {
                 out,
                 answered: 0,
                 faults,
+                forgotten: false,
             });
         }
     }
@@ -117,6 +123,12 @@ impl Gateway {
             .get_mut(i)
             .map(|served| std::mem::take(&mut served.out))
             .unwrap_or_default()
+    }
+
+    /// Loses all that it knows of user `i`, without a word; what comes for the old SAs is dropped, a new login is served.
+    pub(crate) fn forget(&mut self, i: usize) {
+        let served = &mut self.served[i];
+        (served.ike, served.children, served.forgotten) = (None, Vec::new(), true);
     }
 
     /// An order to the IKE SA of user `i`, about its newest child.
@@ -152,6 +164,10 @@ impl Gateway {
         }
         let gateway: IpAddr = GATEWAY.parse().unwrap();
         let local = SocketAddr::new(gateway, if port == Port::Nat { 4500 } else { 500 });
+        // A forgotten SA: only a message of a new one (its responder SPI is not known yet) begins anew.
+        if self.served[i].forgotten && self.served[i].ike.is_none() && bytes[8..16] != [0; 8] {
+            return;
+        }
         let spis = Arc::clone(&self.spis);
         let ike = self.served[i].ike.get_or_insert_with(|| {
             let policy = InitPolicy::new(vec!["aes256gcm16-prfsha256-curve25519".parse().unwrap()]);
@@ -172,6 +188,9 @@ impl Gateway {
         let served = &mut self.served[i];
         let spi = u32::from_be_bytes(*bytes.first_chunk().unwrap());
         let Some(child) = served.children.iter_mut().find(|child| child.spi_in == spi) else {
+            if served.forgotten {
+                return;
+            }
             served.faults.push(format!("unknown SPI {spi:08x}"));
             return;
         };
@@ -188,7 +207,7 @@ impl Gateway {
             served.faults.push(reason.to_string());
             return;
         }
-        let answer = probe::echo(&inner).unwrap();
+        let answer = inner::echo(&inner).unwrap();
         let mut buf = [&[0; esp::HEAD_ROOM][..], &answer, &[0; esp::TAIL_ROOM]].concat();
         let child = served
             .children
@@ -196,13 +215,16 @@ impl Gateway {
             .rev()
             .find(|child| child.usable)
             .unwrap();
-        let range = esp::HEAD_ROOM..esp::HEAD_ROOM + answer.len();
-        let esp = child.outbound.seal(&mut buf, range, 4).unwrap();
-        served.answered += 1;
-        served.out.push(Datagram {
-            port: Port::Nat,
-            bytes: buf[esp].to_vec(),
-        });
+        for _ in 0..self.answers {
+            buf[esp::HEAD_ROOM..esp::HEAD_ROOM + answer.len()].copy_from_slice(&answer);
+            let range = esp::HEAD_ROOM..esp::HEAD_ROOM + answer.len();
+            let esp = child.outbound.seal(&mut buf, range, 4).unwrap();
+            served.answered += 1;
+            served.out.push(Datagram {
+                port: Port::Nat,
+                bytes: buf[esp].to_vec(),
+            });
+        }
     }
 
     fn drain(&mut self, now: Instant, i: usize) {

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use crypto::{Random, SeededRandom};
 use ike::config::ConfigRequest;
-use ike::{Command, Timing};
+use ike::{Command, Lifetime, Timing};
 use loadtest::credentials::Credentials;
+use loadtest::inner::Service;
 use loadtest::plan::{Plan, Traffic};
-use loadtest::probe::Service;
 use loadtest::user::{Datagram, State, Summary, User};
 use netem::{Link, Profile};
 
@@ -40,6 +40,9 @@ pub(crate) fn plan(traffic: bool) -> Plan {
         remote_ts: vec!["0.0.0.0/0".parse().unwrap()],
         request: ConfigRequest::ipv4(),
         timing: Timing::default(),
+        liveness: None,
+        ike_lifetime: Lifetime::default(),
+        child_lifetime: Lifetime::default(),
         traffic: traffic.then(|| Traffic {
             target: "10.20.0.1".parse().unwrap(),
             service: Service::Icmp,
