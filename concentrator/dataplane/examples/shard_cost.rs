@@ -7,180 +7,24 @@
 
 #![allow(clippy::print_stdout, reason = "a program for the command line")]
 
-use std::collections::VecDeque;
+mod memory;
+
 use std::error::Error;
-use std::io::IoSlice;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crypto::{Cipher, Secret, Suite};
-use dataplane::{
-    Activate, Arrival, DomainFacts, Encap, Gso, Limits, MssClamp, Offloads, Owners, PacketIo, Parcel, PortId,
-    Refused, SaPair, Shard, VnetHeader, WorkerCommand, WorkerEvent,
-};
-use ip::Selector;
+use crypto::{Cipher, Suite};
+use dataplane::{Owners, Shard, WorkerCommand};
+use memory::{Memory, SEGMENTS, burst, pair};
 
-const SEGMENTS: usize = 40;
 const BURSTS: usize = 32;
-
-/// Queues of buffers that are used again and again.
-#[derive(Default)]
-struct Memory {
-    inner: VecDeque<Vec<u8>>,
-    outer: VecDeque<(Vec<u8>, usize)>,
-    spare: Vec<Vec<u8>>,
-    written: usize,
-}
-
-impl PacketIo for Memory {
-    fn receive(&mut self, buffer: &mut [u8]) -> Option<Arrival> {
-        let (data, segment) = self.outer.pop_front()?;
-        buffer.get_mut(..data.len())?.copy_from_slice(&data);
-        let from = SocketAddr::from((Ipv4Addr::LOCALHOST, 4500));
-        let arrival = Arrival {
-            len: data.len(),
-            segment,
-            from,
-            port: PortId(0),
-            tos: 0,
-            forwarded: false,
-        };
-        self.spare.push(data);
-        Some(arrival)
-    }
-
-    fn transmit(
-        &mut self,
-        _: PortId,
-        data: &[u8],
-        segment: usize,
-        _: SocketAddr,
-        _: u8,
-    ) -> Result<(), Refused> {
-        let mut copy = self.spare.pop().unwrap_or_default();
-        copy.clear();
-        copy.extend_from_slice(data);
-        self.outer.push_back((copy, segment));
-        Ok(())
-    }
-
-    fn forward(&mut self, _: SocketAddr, _: &Arrival, _: &[u8]) -> Result<u64, Refused> {
-        Err(Refused::Failed)
-    }
-
-    fn may_carry(&mut self) -> bool {
-        true
-    }
-
-    fn read_inner(&mut self, buffer: &mut [u8]) -> Option<(u32, usize)> {
-        let data = self.inner.pop_front()?;
-        buffer.get_mut(..data.len())?.copy_from_slice(&data);
-        let len = data.len();
-        Some((1, len))
-    }
-
-    fn write_inner(&mut self, _: u32, parts: &[IoSlice<'_>]) -> Result<(), Refused> {
-        self.written += parts.iter().map(|part| part.len()).sum::<usize>();
-        Ok(())
-    }
-
-    fn hand_over(&mut self, _: u8, _: Parcel<'_>) -> bool {
-        false
-    }
-
-    fn event(&mut self, _: WorkerEvent) {}
-
-    fn port(&self, _: SocketAddr, _: Encap) -> Option<PortId> {
-        Some(PortId(0))
-    }
-
-    fn describe(&self, _: PortId) -> Option<(SocketAddr, Encap)> {
-        Some((SocketAddr::from((Ipv4Addr::LOCALHOST, 4500)), Encap::Udp))
-    }
-}
-
-fn pair(number: u32, is_sender: bool, suite: Suite) -> SaPair {
-    let key = |spi: u32, len: usize| Secret::from(vec![spi as u8; len]);
-    let (a, b) = (0x1000 + number, 0x100_0000 + number);
-    let (spi_in, spi_out) = if is_sender { (a, b) } else { (b, a) };
-    let here = vec![Selector::host([10, 0, 0, 1].into())];
-    let user = Ipv4Addr::from(0x0a01_0000 + number);
-    let there = vec![Selector::host(user.into())];
-    let (ts_local, ts_remote) = if is_sender { (here, there) } else { (there, here) };
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 4500));
-    SaPair {
-        session: u64::from(number),
-        slot: 0,
-        domain: 1,
-        inbound: esp::InboundParams {
-            spi: spi_in,
-            suite,
-            enc_key: key(spi_in, suite.enc_key_len()),
-            integ_key: key(spi_in, suite.integ_key_len()),
-            esn: true,
-            window: 1024,
-            checkpoint: 0,
-        },
-        outbound: esp::OutboundParams {
-            spi: spi_out,
-            suite,
-            enc_key: key(spi_out, suite.enc_key_len()),
-            integ_key: key(spi_out, suite.integ_key_len()),
-            esn: true,
-            generation: 1,
-            first_seq: 1,
-            ceiling: u64::MAX,
-            tfc_pad_to: 0,
-        },
-        ts_local,
-        ts_remote,
-        peer: address,
-        local: address,
-        encap: Encap::Udp,
-        activate: Activate::Now,
-        limits: Limits::default(),
-        path_mtu: None,
-    }
-}
-
-/// A TCP burst as a TUN device gives it.
-fn burst(number: u32, size: usize) -> Vec<u8> {
-    let header = VnetHeader {
-        needs_checksum: true,
-        gso: Gso::Tcp4,
-        header_len: 40,
-        gso_size: size as u16,
-        csum_start: 20,
-        csum_offset: 16,
-    };
-    let total = (40 + size * SEGMENTS) as u16;
-    let mut data = header.octets().to_vec();
-    data.extend([0x45, 0]);
-    data.extend(total.to_be_bytes());
-    data.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1]);
-    data.extend((0x0a01_0000u32 + number).to_be_bytes());
-    data.extend([1, 1, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 1, 0, 0, 0, 0]);
-    data.resize(data.len() + size * SEGMENTS, 7);
-    data
-}
 
 fn measure(sas: u32, size: usize, suite: Suite) -> Result<(), Box<dyn Error>> {
     let now = Instant::now();
     let mut shards = [0, 1].map(|_| Shard::new(0, 1, Arc::<Owners>::default(), now));
     let (mut io, mut far) = (Memory::default(), Memory::default());
     for (shard, is_sender) in shards.iter_mut().zip([true, false]) {
-        shard.attach_domain(DomainFacts {
-            id: 1,
-            mtu: 9000,
-            offloads: Offloads {
-                checksum: true,
-                tcp: true,
-                udp: true,
-            },
-            mss_clamp: MssClamp::Off,
-            addresses: Vec::new(),
-        });
+        shard.attach_domain(memory::domain());
         for number in 0..sas {
             shard.command(
                 WorkerCommand::Install(Box::new(pair(number, is_sender, suite))),

@@ -204,7 +204,7 @@ impl<'e> KernelIo<'e> {
             }
         }
         // What comes from here on rings the waker again; what is left over does not, so it stays rung.
-        self.is_woken = !is_done;
+        self.is_woken = !is_done || shard.is_busy();
         for _ in 0..BATCHES_A_TURN {
             let Some(batch) = mailbox.take() else {
                 return Ok(Flow::Continue);

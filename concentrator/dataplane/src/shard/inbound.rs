@@ -152,7 +152,7 @@ impl Shard {
         let pair = self
             .by_spi
             .get(&spi)
-            .and_then(|slot| self.pairs.get_mut(*slot as usize)?.as_mut());
+            .and_then(|slot| self.pairs.get_mut(*slot as usize)?.as_deref_mut());
         let Some(pair) = pair else {
             let owner = crate::serving_worker(spi, self.workers);
             if owner == self.worker || is_final {

@@ -65,11 +65,14 @@ pub struct DomainFacts {
 pub struct Shard {
     worker: u8,
     workers: u8,
-    pairs: Vec<Option<Pair>>,
+    /// Boxed: the table may grow while packets wait.
+    pairs: Vec<Option<Box<Pair>>>,
     free: Vec<Place>,
     by_spi: FxHashMap<u32, Place>,
     /// Pairs that wait to be installed.
     backlog: VecDeque<SaPair>,
+    /// Pairs of removed slots with their places, which are not free yet.
+    removed: VecDeque<(Place, Box<Pair>)>,
     /// Where packets of the slots of other nodes are sent on to.
     forwards: [Option<SocketAddr>; MAX_SLOTS as usize],
     domains: FxHashMap<u32, DomainFacts>,
@@ -106,6 +109,7 @@ impl Shard {
             free: Vec::new(),
             by_spi: FxHashMap::default(),
             backlog: VecDeque::new(),
+            removed: VecDeque::new(),
             forwards: [None; MAX_SLOTS as usize],
             domains: FxHashMap::default(),
             routes: FxHashMap::default(),
@@ -227,7 +231,12 @@ impl Shard {
         match command {
             WorkerCommand::Install(pair) => self.install(*pair, io, now),
             WorkerCommand::InstallMany(pairs) => {
-                self.backlog.extend(pairs);
+                if self.backlog.is_empty() {
+                    // Without a copy, which takes milliseconds.
+                    self.backlog = pairs.into();
+                } else {
+                    self.backlog.extend(pairs);
+                }
                 self.work_off(io, now);
             }
             WorkerCommand::Remove { spi_in } => self.remove(spi_in),
@@ -245,7 +254,7 @@ impl Shard {
                 if let Some(pair) = self
                     .by_spi
                     .get(&spi_in)
-                    .and_then(|s| self.pairs.get_mut(*s as usize)?.as_mut())
+                    .and_then(|s| self.pairs.get_mut(*s as usize)?.as_deref_mut())
                 {
                     pair.peer = remote;
                     let port = local
@@ -258,7 +267,7 @@ impl Shard {
                 if let Some(pair) = self
                     .by_spi
                     .get(&spi_in)
-                    .and_then(|s| self.pairs.get_mut(*s as usize)?.as_mut())
+                    .and_then(|s| self.pairs.get_mut(*s as usize)?.as_deref_mut())
                 {
                     pair.raise_ceiling(ceiling);
                 }

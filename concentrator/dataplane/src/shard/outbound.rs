@@ -133,7 +133,7 @@ impl Shard {
         let Some(facts) = self.domains.get(&domain) else {
             return;
         };
-        let Some(pair) = self.pairs.get(slot as usize).and_then(Option::as_ref) else {
+        let Some(pair) = self.pairs.get(slot as usize).and_then(Option::as_deref) else {
             return;
         };
         if pair.expired {
@@ -197,7 +197,7 @@ impl Shard {
         let among = |slots: &[Place]| {
             let mut fallback = None;
             for slot in slots.iter().rev() {
-                let Some(pair) = self.pairs.get(*slot as usize).and_then(Option::as_ref) else {
+                let Some(pair) = self.pairs.get(*slot as usize).and_then(Option::as_deref) else {
                     continue;
                 };
                 if !pair.carries(summary) {
@@ -292,7 +292,7 @@ impl Shard {
         let Some(pair) = self
             .pairs
             .get_mut(outbox.key.slot as usize)
-            .and_then(Option::as_mut)
+            .and_then(Option::as_deref_mut)
         else {
             return;
         };

@@ -9,6 +9,8 @@ use crate::message::{SaPair, WorkerEvent};
 
 /// Pairs that are installed between two turns.
 const INSTALLS_A_TURN: usize = 64;
+/// Pairs that are forgotten between two turns.
+const REMOVALS_A_TURN: usize = 64;
 
 impl Shard {
     /// Whether pairs of [`crate::WorkerCommand::InstallMany`] are still to be installed: no other command may come before.
@@ -16,8 +18,19 @@ impl Shard {
         !self.backlog.is_empty()
     }
 
-    /// Installs a share of the pairs that wait.
+    /// Whether [`Shard::work_off`] has something left to do.
+    pub fn is_busy(&self) -> bool {
+        !self.backlog.is_empty() || !self.removed.is_empty()
+    }
+
+    /// Installs a share of the pairs that wait, and forgets a share of those of removed slots.
     pub fn work_off(&mut self, io: &mut impl PacketIo, now: Instant) {
+        for _ in 0..REMOVALS_A_TURN {
+            let Some((place, pair)) = self.removed.pop_front() else {
+                break;
+            };
+            self.bury(place, &pair);
+        }
         for _ in 0..INSTALLS_A_TURN {
             let Some(pair) = self.backlog.pop_front() else {
                 break;
@@ -65,7 +78,7 @@ impl Shard {
             .or_default()
             .insert(&pair.ts_remote, place);
         if let Some(room) = self.pairs.get_mut(place as usize) {
-            *room = Some(pair);
+            *room = Some(Box::new(pair));
         }
     }
 
@@ -73,27 +86,28 @@ impl Shard {
         let Some(place) = self.by_spi.remove(&spi_in) else {
             return;
         };
-        let Some(pair) = self.pairs.get_mut(place as usize).and_then(Option::take) else {
-            return;
-        };
+        if let Some(pair) = self.pairs.get_mut(place as usize).and_then(Option::take) {
+            self.bury(place, &pair);
+        }
+    }
+
+    /// Takes every pair of a slot out of the table: none of them carries anything from here on. Their entries in the
+    /// routes, which lead to empty places, and their keys go a share in each turn.
+    pub(super) fn remove_slot(&mut self, slot: u8) {
+        for (place, room) in (0..).zip(&mut self.pairs) {
+            if let Some(pair) = room.take_if(|pair| pair.slot == slot) {
+                self.by_spi.remove(&pair.spi_in);
+                self.removed.push_back((place, pair));
+            }
+        }
+    }
+
+    /// Forgets the way to a place whose pair is gone, which may be taken again then.
+    fn bury(&mut self, place: Place, pair: &Pair) {
         self.owners.remove(pair.domain, &pair.ts_remote, self.worker);
         if let Some(routes) = self.routes.get_mut(&pair.domain) {
             routes.remove(&pair.ts_remote, place);
         }
         self.free.push(place);
-    }
-
-    pub(super) fn remove_slot(&mut self, slot: u8) {
-        let of_slot = |pair: &Pair| pair.slot == slot;
-        let spis: Vec<u32> = self
-            .pairs
-            .iter()
-            .flatten()
-            .filter(|p| of_slot(p))
-            .map(|p| p.spi_in)
-            .collect();
-        for spi in spis {
-            self.remove(spi);
-        }
     }
 }

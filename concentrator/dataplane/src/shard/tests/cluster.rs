@@ -11,7 +11,7 @@ fn strangers(slot: u8, count: u32) -> Vec<SaPair> {
         slot,
         session: u64::from(n),
         ts_remote: selectors(&[&format!("10.8.{}.{}/32", n / 256, n % 256)]),
-        ..pair(true, gcm(), u32::from(slot) << 22 | 0x8000 + n, 0x20_0000 + n)
+        ..pair(true, gcm(), u32::from(slot) << 22 | (0x8000 + n), 0x20_0000 + n)
     };
     (0..count).map(stranger).collect()
 }
@@ -111,6 +111,9 @@ fn the_owners_of_destinations_forget_a_slot_too() {
     zero.send(&udp("10.7.1.9", "10.7.2.9", 0, 10));
     assert_eq!(zero.io.handed.len(), 1);
     one.command(WorkerCommand::RemoveSlot { slot: 3 });
+    assert!(one.shard.is_busy());
+    one.shard.work_off(&mut one.io, one.now);
+    assert!(!one.shard.is_busy());
     zero.send(&udp("10.7.1.9", "10.7.2.9", 0, 10));
     assert_eq!((zero.io.handed.len(), zero.drops(DropReason::NoSa)), (1, 1));
 }
