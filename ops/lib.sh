@@ -12,8 +12,8 @@ RIG_PACKAGES="iproute2 iputils-ping nftables ethtool tcpdump tshark iperf3 procp
   strongswan-swanctl charon-systemd libcharon-extra-plugins libcharon-extauth-plugins strongswan-libcharon \
   libstrongswan-standard-plugins libstrongswan-extra-plugins strongswan-pki"
 
-# The cluster's store, for the contract test of its back end.
-ETCD_PACKAGES="etcd-server protobuf-compiler libprotobuf-dev util-linux"
+# The cluster's store; its client builds with the protocol compiler.
+ETCD_PACKAGES="etcd-server etcd-client protobuf-compiler libprotobuf-dev util-linux"
 
 # Installs what is missing, without starting any service that a package brings.
 need_packages() {

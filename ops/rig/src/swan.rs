@@ -97,6 +97,34 @@ impl Swan {
         crate::process::run(&command)
     }
 
+    /// Begins a command of `swanctl` and does not wait for its end.
+    pub fn begin(&self, arguments: &[&str]) -> Result<()> {
+        let uri = format!("unix://{}", self.folder.join("vici").display());
+        let mut words = vec!["swanctl"];
+        let (first, rest) = arguments.split_first().context("a command for swanctl")?;
+        words.extend([*first, "--uri", &uri]);
+        words.extend(rest);
+        let script = format!("{} >/dev/null 2>&1 &", words.join(" "));
+        let directory = format!("SWANCTL_DIR={}", self.folder.path().display());
+        let configuration = format!(
+            "STRONGSWAN_CONF={}",
+            self.folder.join("strongswan.conf").display()
+        );
+        crate::process::run(&[
+            "ip",
+            "netns",
+            "exec",
+            &self.namespace,
+            "env",
+            &directory,
+            &configuration,
+            "sh",
+            "-c",
+            &script,
+        ])
+        .map(drop)
+    }
+
     /// Brings a child up and waits for it.
     pub fn initiate(&self, child: &str) -> Result<String> {
         self.control(&["--initiate", "--child", child, "--timeout", "25"])

@@ -128,7 +128,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "rig",
-        ours: &["api"],
+        ours: &["api", "netem"],
         theirs: None,
         never: &["ike", "esp", "crypto", "tenants", "concentrator", "actix"],
     },

@@ -213,6 +213,31 @@ impl Etcd {
         anyhow::bail!("no member leads")
     }
 
+    /// Makes a member the leader.
+    pub fn move_leader(&self, to: usize) -> Result<()> {
+        let leader = self.leader()?;
+        let text = self.control_of(to, &["endpoint", "status", "-w", "json"])?;
+        let value: serde_json::Value = serde_json::from_str(&text)?;
+        let id = value[0]["Status"]["header"]["member_id"]
+            .as_u64()
+            .context("a member's id")?;
+        self.control_of(leader, &["move-leader", &format!("{id:x}")])
+            .map(drop)
+    }
+
+    /// Throws the history away, gives the space back and disarms the alarm.
+    pub fn make_space(&self) -> Result<()> {
+        let revision = self.revision()?.to_string();
+        // Without space a deletion is refused as well: history goes first.
+        let _ = self.control(&["compaction", &revision]);
+        for index in 0..self.members.len() {
+            self.control_of(index, &["defrag"])?;
+        }
+        self.control(&["alarm", "disarm"])?;
+        self.control(&["del", "--prefix", "rig/fill"])?;
+        Ok(())
+    }
+
     /// Waits for a leader that takes a write.
     pub fn expect_leader(&self, limit: Duration) -> Result<usize> {
         let mut leader = 0;

@@ -3,13 +3,19 @@
 
 pub mod canary;
 pub mod clients;
+pub mod coverage;
 pub mod etcd;
+pub mod faults;
 pub mod inner;
+pub mod inspect;
 pub mod load;
 pub mod node;
 pub mod packet;
 pub mod pcap;
+pub mod relay;
+pub mod report;
 pub mod scene;
+pub mod trial;
 pub mod unique;
 pub mod watcher;
 pub mod world;

@@ -42,6 +42,9 @@ pub struct Scene {
     pub world: World,
     /// Files.
     pub folder: Folder,
+    /// Logins of real clients at the last mark.
+    logins_before: usize,
+    marked: String,
 }
 
 /// The longest silence of every flow in an interval, over all sources.
@@ -81,7 +84,11 @@ impl Scene {
     pub fn start(plan: &Plan, options: &Options) -> Result<Self> {
         let folder = Folder::new("cluster")?;
         let world = World::new(plan, &folder)?;
-        let etcd = Etcd::start(&world, &folder, &["--quota-backend-bytes", QUOTA])?;
+        let etcd = Etcd::start(
+            &world,
+            &folder,
+            &["--quota-backend-bytes", QUOTA, "--max-txn-ops", "4096"],
+        )?;
         let key = node::write_key(&folder)?;
         let authority = Authority::new()?;
         let mut nodes = Vec::new();
@@ -114,6 +121,8 @@ impl Scene {
             authority,
             world,
             folder,
+            logins_before: 0,
+            marked: String::new(),
         };
         scene
             .world
@@ -153,15 +162,17 @@ impl Scene {
     /// Logs the usual real clients in, one at each slot: with certificates and with pre-shared keys, behind the NAT and
     /// before it.
     pub fn usual_clients(&mut self) -> Result<()> {
-        for index in 0..self.world.clients.len() {
-            let slot = u8::try_from(index % usize::from(self.world.plan.slots))?;
-            let setting = Setting {
-                certificate: (index % 2 == 1).then_some(crate::pki::Key::Ecdsa(256)),
-                ..Setting::default()
-            };
-            self.client(index, slot, &setting)?;
-        }
-        Ok(())
+        (0..self.world.clients.len()).try_for_each(|index| self.usual_client(index))
+    }
+
+    /// Logs one of them in.
+    pub fn usual_client(&mut self, index: usize) -> Result<()> {
+        let slot = u8::try_from(index % usize::from(self.world.plan.slots))?;
+        let setting = Setting {
+            certificate: (index % 2 == 1).then_some(crate::pki::Key::Ecdsa(256)),
+            ..Setting::default()
+        };
+        self.client(index, slot, &setting)
     }
 
     /// Logs simulated users in and starts their traffic.
@@ -201,8 +212,32 @@ impl Scene {
     }
 
     /// Opens an interval at all sources.
-    pub fn mark(&self, name: &str) -> Result<()> {
+    pub fn mark(&mut self, name: &str) -> Result<()> {
+        self.logins_before = self.logins();
+        self.marked = name.to_owned();
         self.sources.iter().try_for_each(|source| source.mark(name))
+    }
+
+    /// Tells a source that began after the last mark of it, and forgets logins that the rig itself has caused.
+    pub fn mark_again(&mut self) -> Result<()> {
+        self.logins_before = self.logins();
+        let name = self.marked.clone();
+        match self.sources.last() {
+            Some(source) if !name.is_empty() => source.mark(&name),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves a slot to a node that has none.
+    pub fn give_slot(&mut self, node: usize) -> Result<()> {
+        if !self.slots_of(node).is_empty() {
+            return Ok(());
+        }
+        let from = self.owner(0)?;
+        self.vpnctl(from, &["cluster", "move", "0", &node_name(node), "--wait"])?;
+        wait_for("the slot to be there", Duration::from_secs(10), || {
+            Ok(self.world.holders_of(0) == [node])
+        })
     }
 
     /// What all sources tell since a mark.
@@ -222,14 +257,14 @@ impl Scene {
             all.new_logins += interval.new_logins;
             all.own_stall_ms = all.own_stall_ms.max(interval.own_stall_ms);
         }
-        all.new_logins += self.extra_logins();
+        let logins = self.logins().saturating_sub(self.logins_before);
+        all.new_logins += u64::try_from(logins).unwrap_or(u64::MAX);
         Ok(all)
     }
 
-    /// Logins of real clients beyond the first one of each.
-    fn extra_logins(&self) -> u64 {
-        let extra = |client: &Client| client.logins().saturating_sub(1);
-        u64::try_from(self.clients.iter().map(extra).sum::<usize>()).unwrap_or(u64::MAX)
+    /// Logins that the real clients have begun.
+    fn logins(&self) -> usize {
+        self.clients.iter().map(Client::logins).sum()
     }
 
     /// S15: waits until every flow is answered again.

@@ -102,6 +102,7 @@ pub struct World {
     pub load: Host,
     /// The server inside.
     pub inside: Host,
+    bystander: Host,
     /// Holds the three bridges.
     pub switch: Host,
 }
@@ -192,6 +193,9 @@ impl World {
         let clients = (0..plan.clients)
             .map(|index| client(&switch, &nat, index))
             .collect::<Result<Vec<_>>>()?;
+        let bystander = Host::new("bystander")?;
+        plug(&switch, &bystander, "eth0", Net::Cluster, "by")?;
+        bystander.address("eth0", "10.98.0.200/24")?;
         let load = Host::new("load")?;
         plug(&switch, &load, "eth0", Net::Service, "load")?;
         for address in LOAD {
@@ -206,6 +210,7 @@ impl World {
             nat,
             load,
             inside: inside(&switch, plan)?,
+            bystander,
             switch,
         })
     }
@@ -225,6 +230,11 @@ impl World {
         } else {
             self.members.get(member)
         }
+    }
+
+    /// A host on the cluster's network that no fault touches: for those who watch the store.
+    pub fn bystander(&self) -> &Host {
+        &self.bystander
     }
 
     /// The switch's port of a node.
