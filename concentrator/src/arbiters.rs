@@ -41,6 +41,12 @@ impl Arbiters {
         self.control.get(index).unwrap_or(&self.front).clone()
     }
 
+    /// Those of all sessions: a session's is number `session % count`.
+    #[must_use]
+    pub fn control(&self) -> &[ArbiterHandle] {
+        &self.control
+    }
+
     /// The arbiter that reads the sockets.
     #[must_use]
     pub fn front(&self) -> ArbiterHandle {

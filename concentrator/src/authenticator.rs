@@ -23,6 +23,7 @@ use crate::actors::IkeSaActor;
 use crate::config::Config;
 use crate::decide;
 use crate::node::Node;
+use crate::slot::{Slot, slot_of_session};
 use crate::telemetry::Span;
 use crate::tenant::{Counted, TenantShare};
 
@@ -118,7 +119,14 @@ impl Authenticator {
     }
 
     /// Takes a job; the verdict goes to `reply`.
-    pub fn submit(&self, node: &Arc<Node>, id: u64, ticket: u64, job: Box<AuthJob>, reply: Addr<IkeSaActor>) {
+    pub fn submit(
+        &self,
+        node: &Arc<Node>,
+        slot: &Arc<Slot>,
+        (id, ticket): (u64, u64),
+        job: Box<AuthJob>,
+        reply: Addr<IkeSaActor>,
+    ) {
         let Some(unit) = Counted::take(&self.running, self.most) else {
             reply.do_send(refusal(
                 ticket,
@@ -127,9 +135,9 @@ impl Authenticator {
             ));
             return;
         };
-        let node = Arc::clone(node);
+        let (node, slot) = (Arc::clone(node), Arc::clone(slot));
         self.runtime.spawn(async move {
-            let decision = tokio::spawn(decide::decide(Arc::clone(&node), id, ticket, job));
+            let decision = tokio::spawn(decide::decide(Arc::clone(&node), slot, id, ticket, job));
             let done = decision.await.unwrap_or_else(|panic| {
                 tracing::error!(%panic, "an authentication panicked");
                 refusal(ticket, "an authentication panicked", FailureKind::Internal)
@@ -199,7 +207,8 @@ impl Authenticator {
     /// Gives the addresses of a session or of a failed login back, in the background.
     pub fn give_back(&self, node: &Arc<Node>, id: u64) {
         if let Some((_, held)) = self.leases.remove(&id) {
-            self.runtime.spawn(release(Arc::clone(node), held));
+            self.runtime
+                .spawn(release(Arc::clone(node), slot_of_session(id), held));
         }
     }
 
@@ -210,11 +219,15 @@ impl Authenticator {
     }
 }
 
-/// Gives addresses back to their pools.
-pub async fn release(node: Arc<Node>, (tenant, leases): (String, Vec<Lease>)) {
+/// Gives addresses of a slot back to their pools; they are another node's to give back when the slot is.
+pub async fn release(node: Arc<Node>, slot: u8, (tenant, leases): (String, Vec<Lease>)) {
+    let Some(slot) = node.slots.get(slot) else { return };
+    let fence = slot.fence_values();
     for lease in leases {
         if let Some(pool) = node.registry.pool(&tenant, &lease.pool)
-            && let Err(error) = pool.release(&lease.owner, lease.address).await
+            && let Err(error) = pool
+                .release_in(&lease.owner, lease.address, slot.share(), &fence)
+                .await
         {
             tracing::warn!(%error, pool = lease.pool, "an address could not be given back");
         }

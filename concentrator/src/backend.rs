@@ -72,7 +72,24 @@ impl Backend {
                 }
             }
             "listener" => self.node.listener.load_full().ok_or_else(gone)?.do_send(Fault),
-            "replicator" => self.node.replicator.load_full().ok_or_else(gone)?.do_send(Fault),
+            "replicator" => {
+                // Without a number: every one of them.
+                let wanted: Option<u8> = match request.selector.as_str() {
+                    "" => None,
+                    text => Some(text.parse().map_err(|_| gone())?),
+                };
+                let slots = self.node.slots.all().into_iter();
+                let writers: Vec<_> = slots
+                    .filter(|slot| wanted.is_none_or(|wanted| wanted == slot.id))
+                    .filter_map(|slot| slot.replicator.load_full())
+                    .collect();
+                if writers.is_empty() {
+                    return Err(gone());
+                }
+                for writer in writers {
+                    writer.do_send(Fault);
+                }
+            }
             "pending" => self.node.pending.load_full().ok_or_else(gone)?.do_send(Fault),
             _ => {
                 return Err(BackendError::Invalid(format!(
@@ -248,7 +265,7 @@ impl SessionBackend for Backend {
             })
             .collect();
         let mut counters = BTreeMap::new();
-        counters.insert("records_waiting".to_owned(), node.records.len() as u64);
+        counters.insert("records_waiting".to_owned(), node.slots.records_waiting() as u64);
         let (spis, openings) = node.dispatch.len();
         counters.insert("dispatch_spis".to_owned(), spis as u64);
         counters.insert("dispatch_openings".to_owned(), openings as u64);

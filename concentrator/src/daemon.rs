@@ -25,12 +25,13 @@ use crate::arbiters::Arbiters;
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::exclusive::{self, StateLock};
-use crate::generation::{self, Generations, Records};
+use crate::generation::{self, NodeGenerations, Records};
 use crate::keylog::KeyLogWriter;
 use crate::management::{self, Servers};
 use crate::node::{Node, Parts};
 use crate::recovery;
 use crate::seal::Sealer;
+use crate::slot::{SlotStart, Slots};
 use crate::sockets::{IkeSocket, Sockets};
 use crate::telemetry::{Telemetry, serve_prometheus};
 
@@ -114,16 +115,33 @@ pub async fn launch(
         Some(directory) => Some(KeyLogWriter::open(directory).context("debug.key_log")?),
         None => None,
     };
-    let generations = Generations::new(Arc::clone(&configuration), &config.state_directory);
+    let slots = Slots::single();
+    slots.begin(
+        0,
+        SlotStart {
+            generation: start.count,
+            prefix: String::new(),
+            fence: None,
+            sealer: Arc::new(sealer),
+            generations: Arc::new(NodeGenerations::new(
+                Arc::clone(&configuration),
+                &config.state_directory,
+            )),
+            numbered: false,
+            share: None,
+            checkpoint: Duration::from_secs(config.limits.checkpoint_secs.into()),
+            records_queued: config.limits.records_queued as usize,
+            logins_without_store: false,
+        },
+    );
     let node = Node::new(Parts {
         start,
-        generations,
         metrics,
         tracer: telemetry.tracer(),
         registry,
         attempts,
         sa_store,
-        sealer,
+        slots,
         arbiters,
         holder,
         sockets: Sockets::new(sockets?),
@@ -134,7 +152,7 @@ pub async fn launch(
     let root = Root::new(Arc::clone(&node)).start();
 
     let complete = reconcile(&node).await;
-    let report = recovery::load_all(&node).await?;
+    let report = carry_on(&node).await?;
     root.send(Serve).await.context("the supervisor")?;
     let backend = Arc::new(Backend::new(Arc::clone(&node), config_path));
     let servers = runtime
@@ -204,9 +222,9 @@ impl Running {
         while Instant::now() < until && !self.drained() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        if !node.records.is_empty() {
+        if node.slots.records_waiting() > 0 {
             tracing::warn!(
-                records = node.records.len(),
+                records = node.slots.records_waiting(),
                 "records could not be stored in time"
             );
         }
@@ -234,7 +252,7 @@ impl Running {
     fn drained(&self) -> bool {
         let node = &self.node;
         let deleted = !node.config.shutdown.send_deletes || node.sessions.is_empty();
-        node.records.is_empty() && deleted && node.half_open.load(Ordering::Relaxed) == 0
+        node.slots.records_waiting() == 0 && deleted && node.half_open.load(Ordering::Relaxed) == 0
     }
 
     /// Sends buffered telemetry: for tests.
@@ -278,6 +296,21 @@ fn plane(config: &Config) -> dataplane::Config {
         raw_esp: config.listen.raw_esp,
         ..dataplane::Config::default()
     }
+}
+
+/// Carries on the sessions of the last run, and serves.
+async fn carry_on(node: &Arc<Node>) -> anyhow::Result<recovery::Report> {
+    let mut report = recovery::Report::default();
+    for slot in node.slots.all() {
+        let records = recovery::read_slot(node, &slot).await?;
+        report = recovery::restore_slot(node, &slot, records).await;
+        recovery::serve(&slot);
+    }
+    // Addresses of sessions that were not carried on are free again.
+    if let Err(error) = node.registry.sweep_unclaimed().await {
+        tracing::warn!(%error, "addresses of lost sessions could not be freed");
+    }
+    Ok(report)
 }
 
 /// Attaches and detaches routing domains; true when all are as configured.

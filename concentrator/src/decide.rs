@@ -19,6 +19,7 @@ use crate::actors::Evict;
 use crate::authenticator::{self, AuthDone, Granted, Lease, Notes};
 use crate::node::Node;
 use crate::policy;
+use crate::slot::Slot;
 use crate::telemetry::Span;
 use crate::tenant::Counted;
 
@@ -51,7 +52,13 @@ impl Refusal {
 }
 
 /// Decides on one job.
-pub(crate) async fn decide(node: Arc<Node>, id: u64, ticket: u64, job: Box<AuthJob>) -> AuthDone {
+pub(crate) async fn decide(
+    node: Arc<Node>,
+    slot: Arc<Slot>,
+    id: u64,
+    ticket: u64,
+    job: Box<AuthJob>,
+) -> AuthDone {
     let mut notes = Notes {
         peer_id: job.peer_id.to_string(),
         wanted_id: job
@@ -62,7 +69,7 @@ pub(crate) async fn decide(node: Arc<Node>, id: u64, ticket: u64, job: Box<AuthJ
         nat: job.nat.to_string(),
         ..Notes::default()
     };
-    match admit(&node, id, job, &mut notes).await {
+    match admit(&node, &slot, id, job, &mut notes).await {
         Ok((grant, granted)) => AuthDone {
             ticket,
             verdict: Box::new(AuthVerdict::Accept(Box::new(grant))),
@@ -84,10 +91,17 @@ pub(crate) async fn decide(node: Arc<Node>, id: u64, ticket: u64, job: Box<AuthJ
 
 async fn admit(
     node: &Arc<Node>,
+    slot: &Arc<Slot>,
     id: u64,
     job: Box<AuthJob>,
     notes: &mut Notes,
 ) -> Result<(Grant, Granted), Refusal> {
+    if slot.records.is_static() && !slot.logins_without_store {
+        return Err(Refusal::local(
+            FailureKind::Internal,
+            "the store is out of reach: live sessions go on, new ones cannot be recorded",
+        ));
+    }
     let job = Arc::new(*job);
     let resolution = Span::measure("resolve", &mut notes.spans, || resolve(node, &job));
     notes.candidates = resolution.candidates;
@@ -134,7 +148,7 @@ async fn admit(
             ),
         )
     })?;
-    let (assigned, child_refused) = assign(node, id, &job, &connection, notes).await;
+    let (assigned, child_refused) = assign(node, slot, id, &job, &connection, notes).await;
     let addresses: Vec<IpAddr> = assigned
         .v4
         .map(IpAddr::V4)
@@ -376,7 +390,7 @@ async fn make_room(
         }
         // After the old session's SAs are gone, so that the same address may be given again.
         if let Some(held) = held {
-            authenticator::release(Arc::clone(node), held).await;
+            authenticator::release(Arc::clone(node), session.facts.slot, held).await;
         }
     }
     Ok(())
@@ -385,6 +399,7 @@ async fn make_room(
 /// Virtual addresses and what goes with them.
 async fn assign(
     node: &Arc<Node>,
+    slot: &Slot,
     id: u64,
     job: &AuthJob,
     connection: &Connection,
@@ -405,7 +420,7 @@ async fn assign(
         request.v6.map(|wish| (false, wish.map(IpAddr::V6))),
     ];
     for (is_v4, wish) in wishes.into_iter().flatten() {
-        match allocate(node, id, connection, &notes.peer_id, is_v4, wish).await {
+        match allocate(node, slot, id, connection, (&notes.peer_id, is_v4, wish)).await {
             Ok(Some(IpAddr::V4(v4))) => assigned.v4 = Some(v4),
             Ok(Some(IpAddr::V6(v6))) => assigned.v6 = Some((v6, 128)),
             Ok(None) => {}
@@ -444,11 +459,10 @@ async fn assign(
 
 async fn allocate(
     node: &Arc<Node>,
+    slot: &Slot,
     id: u64,
     connection: &Connection,
-    owner: &str,
-    is_v4: bool,
-    wish: Option<IpAddr>,
+    (owner, is_v4, wish): (&str, bool, Option<IpAddr>),
 ) -> Result<Option<IpAddr>, String> {
     let mut trouble = None;
     for name in &connection.pools {
@@ -459,7 +473,8 @@ async fn allocate(
         else {
             continue;
         };
-        match pool.allocate(owner, wish).await {
+        let fence = slot.fence_values();
+        match pool.allocate_in(owner, wish, slot.share(), &fence).await {
             Ok(address) => {
                 let lease = Lease {
                     pool: name.clone(),

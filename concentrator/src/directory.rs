@@ -171,6 +171,7 @@ mod tests {
         Session::new(
             Facts {
                 id,
+                slot: 0,
                 tenant: tenant.into(),
                 connection: "c".into(),
                 peer_id: peer.into(),
@@ -192,6 +193,7 @@ mod tests {
                 nat_remote: false,
                 state: "established",
                 keyed: SystemTime::now(),
+                born: 0,
             },
         )
     }

@@ -9,8 +9,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use store::{Expect, Store, StoreError};
 use tokio::sync::Mutex;
+
+use crate::slot::Fence;
 
 /// Where the count lies in the configuration store.
 const KEY: &str = "node/starts";
@@ -56,6 +59,9 @@ pub enum GenerationError {
     /// What was made under earlier generations must not be carried on.
     #[error("the generations have started again")]
     Spent,
+    /// They are another node's to take.
+    #[error("the generations are another node's to take")]
+    Lost,
 }
 
 /// Takes the next generation; it is durable in both places when this returns.
@@ -80,14 +86,33 @@ pub async fn start(store: &dyn Store, state_directory: &Path) -> Result<Start, G
     Ok(next)
 }
 
+/// A generation that was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// The number.
+    pub generation: u64,
+    /// What has to hold for a write under it; `None`: as before.
+    pub fence: Option<Fence>,
+}
+
 /// Takes further generations during a run: for an actor that panicked, whose record may be older than its last message.
-pub struct Generations {
+#[async_trait]
+pub trait Generations: Send + Sync {
+    /// The next generation of a slot, durable when this returns.
+    ///
+    /// # Errors
+    /// It cannot be had; what was made before must not be carried on without it.
+    async fn next(&self, slot: u8) -> Result<Raised, GenerationError>;
+}
+
+/// Those of a single node: the same two places as [`start`].
+pub struct NodeGenerations {
     store: Arc<dyn Store>,
     state_directory: PathBuf,
     one_at_a_time: Mutex<()>,
 }
 
-impl Generations {
+impl NodeGenerations {
     /// Over the same two places as [`start`].
     #[must_use]
     pub fn new(store: Arc<dyn Store>, state_directory: &Path) -> Self {
@@ -97,16 +122,18 @@ impl Generations {
             one_at_a_time: Mutex::new(()),
         }
     }
+}
 
-    /// The next generation, durable when this returns.
-    ///
-    /// # Errors
-    /// See [`start`]; also when the 16 bits have started again: then what was made before must not be carried on.
-    pub async fn next(&self) -> Result<u16, GenerationError> {
+#[async_trait]
+impl Generations for NodeGenerations {
+    async fn next(&self, _: u8) -> Result<Raised, GenerationError> {
         let _turn = self.one_at_a_time.lock().await;
         let next = start(self.store.as_ref(), &self.state_directory).await?;
         match next.records {
-            Records::Keep => Ok(next.generation),
+            Records::Keep => Ok(Raised {
+                generation: next.count,
+                fence: None,
+            }),
             Records::DropAfterWrap | Records::DropStoreWentBack => Err(GenerationError::Spent),
         }
     }

@@ -5,16 +5,17 @@ use esp::{InboundParams, OutboundParams};
 
 use crate::node::Node;
 use crate::session::Child;
+use crate::slot::Slot;
 
 /// The pair of SAs for the worker. Sends from `first_seq` on, at most up to `ceiling`.
 #[must_use]
-pub(crate) fn pair(node: &Node, child: &Child, first_seq: u64, ceiling: u64) -> SaPair {
+pub(crate) fn pair(node: &Node, slot: &Slot, child: &Child, first_seq: u64, ceiling: u64) -> SaPair {
     let sa = &child.sa;
     let outer = child.outer();
     let carried_on = first_seq > 1;
     SaPair {
         session: child.session,
-        slot: 0,
+        slot: slot.id,
         domain: child.domain,
         inbound: InboundParams {
             spi: sa.spi_in,
@@ -31,7 +32,7 @@ pub(crate) fn pair(node: &Node, child: &Child, first_seq: u64, ceiling: u64) -> 
             enc_key: sa.keys_out.enc.clone(),
             integ_key: sa.keys_out.integ.clone(),
             esn: sa.esn,
-            generation: node.generation(),
+            generation: slot.iv_generation(),
             first_seq,
             ceiling,
             tfc_pad_to: 0,

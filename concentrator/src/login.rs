@@ -181,6 +181,22 @@ impl Login {
         self.end(node, &tenant);
     }
 
+    /// The slot of its service address has gone to another node in the middle of it: the client begins anew there.
+    pub fn cut_off(&mut self, node: &Arc<Node>, reason: &str) {
+        if self.heard == 0 {
+            // As in `failed`: not one that proved to be anybody.
+            self.trace = None;
+            return;
+        }
+        self.record.outcome = Outcome::Failed {
+            kind: FailureKind::Internal,
+            reason: reason.to_owned(),
+            notify: String::new(),
+        };
+        let tenant = self.record.tenant.clone().unwrap_or_default();
+        self.end(node, &tenant);
+    }
+
     fn end(&mut self, node: &Arc<Node>, tenant: &str) {
         let Some(trace) = self.trace.take() else { return };
         let took: Duration = self.begun.elapsed();

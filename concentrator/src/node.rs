@@ -19,22 +19,20 @@ use store::Store;
 use tenants::{Attempts, Registry};
 use tokio::sync::Notify;
 
-use crate::actors::{EnsureTenant, EspWorker, Gone, Listener, News, PendingSupervisor, Replicator, Root};
+use crate::actors::{EnsureTenant, EspWorker, Gone, Listener, News, PendingSupervisor, Root};
 use crate::arbiters::Arbiters;
 use crate::authenticator::Authenticator;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::dispatch::Dispatch;
 use crate::domains::Domains;
-use crate::generation::{Generations, Start};
+use crate::generation::Start;
 use crate::keylog::KeyLogWriter;
 use crate::log_limit::LogLimit;
 use crate::policy::Policies;
-use crate::records::Records;
-use crate::seal::Sealer;
 use crate::session::Child;
+use crate::slot::{Slot, Slots};
 use crate::sockets::Sockets;
-use crate::spis::Spis;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
 
@@ -88,8 +86,6 @@ pub struct Node {
     pub start: Start,
     /// When it was.
     pub started: SystemTime,
-    /// Takes generations for actors that are made again.
-    pub generations: Generations,
     /// The instruments.
     pub metrics: Metrics,
     /// Makes spans.
@@ -100,10 +96,8 @@ pub struct Node {
     pub attempts: Arc<Attempts>,
     /// SA records.
     pub sa_store: Arc<dyn Store>,
-    /// Records on their way there.
-    pub records: Arc<Records>,
-    /// Seals them.
-    pub sealer: Sealer,
+    /// What this node owns of them.
+    pub slots: Slots,
     /// Threads of the actors.
     pub arbiters: Arbiters,
     /// Sockets and TUN queues.
@@ -124,8 +118,6 @@ pub struct Node {
     pub children: DashMap<u32, Arc<Child>>,
     /// Tenants at run time.
     pub tenants: Tenants,
-    /// SPIs that are taken.
-    pub spis: Arc<Spis>,
     /// IKE SAs that are not authenticated.
     pub half_open: Arc<AtomicU32>,
     /// Key tables for tshark.
@@ -142,11 +134,8 @@ pub struct Node {
     pub listener: ArcSwapOption<Addr<Listener>>,
     /// See [`PendingSupervisor`].
     pub pending: ArcSwapOption<Addr<PendingSupervisor>>,
-    /// See [`Replicator`].
-    pub replicator: ArcSwapOption<Addr<Replicator>>,
     workers: Vec<WorkerSlot>,
     stopping: AtomicBool,
-    next_session: AtomicU64,
 }
 
 /// What a node is made of.
@@ -155,8 +144,6 @@ pub struct Parts {
     pub config: Config,
     /// See [`Node`].
     pub start: Start,
-    /// See [`Node`].
-    pub generations: Generations,
     /// See [`Node`].
     pub metrics: Metrics,
     /// See [`Node`].
@@ -168,7 +155,7 @@ pub struct Parts {
     /// See [`Node`].
     pub sa_store: Arc<dyn Store>,
     /// See [`Node`].
-    pub sealer: Sealer,
+    pub slots: Slots,
     /// See [`Node`].
     pub arbiters: Arbiters,
     /// See [`Node`].
@@ -186,19 +173,15 @@ impl Node {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let config = parts.config;
-        // Numbers of sessions never repeat over starts: the generation is part of them.
-        let first_session = u64::from(parts.start.generation) << 48;
         Arc::new(Self {
             start: parts.start,
             started: SystemTime::now(),
-            generations: parts.generations,
             metrics: parts.metrics,
             tracer: parts.tracer,
             registry: parts.registry,
             attempts: parts.attempts,
             sa_store: parts.sa_store,
-            records: Records::new(config.limits.records_queued as usize),
-            sealer: parts.sealer,
+            slots: parts.slots,
             arbiters: parts.arbiters,
             holder: Arc::new(parts.holder),
             sockets: parts.sockets,
@@ -209,7 +192,6 @@ impl Node {
             sessions: Directory::new(),
             children: DashMap::new(),
             tenants: Tenants::new(config.limits.authentications_per_tenant),
-            spis: Arc::new(Spis::new()),
             half_open: Arc::default(),
             key_log: parts.key_log,
             log_limit: LogLimit::new(50),
@@ -218,33 +200,19 @@ impl Node {
             root: ArcSwapOption::empty(),
             listener: ArcSwapOption::empty(),
             pending: ArcSwapOption::empty(),
-            replicator: ArcSwapOption::empty(),
             workers: (0..config.threads.workers).map(|_| WorkerSlot::new()).collect(),
             stopping: AtomicBool::new(false),
-            next_session: AtomicU64::new(first_session + 1),
             config,
         })
     }
 
-    /// The upper 16 bits of every IV made from here on.
+    /// What a core of a slot needs from outside.
     #[must_use]
-    pub fn generation(&self) -> u16 {
-        self.start.generation
-    }
-
-    /// A number that no session has had.
-    #[must_use]
-    pub fn next_session_id(&self) -> u64 {
-        self.next_session.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// What a core needs from outside.
-    #[must_use]
-    pub fn ike_context(&self, generation: u16) -> Context {
+    pub fn ike_context(&self, slot: &Slot) -> Context {
         Context {
             random: Box::new(SystemRandom),
-            spis: Arc::clone(&self.spis) as Arc<dyn ike::SpiAllocator>,
-            generation,
+            spis: slot.spis(),
+            generation: slot.iv_generation(),
             key_log: self.key_log.is_some(),
             timing: Timing {
                 half_open: self.config.half_open_time(),

@@ -2,31 +2,30 @@
 //!
 //! ```text
 //! sa/<session>   the SA record: facts, the core's snapshot, the child SAs with their keys
-//! seq/<spi_in>   sequence numbers below this are reserved (the ceiling)
-//! win/<spi_in>   the highest sequence number received (the checkpoint)
+//! seq/<spi_in>   the ceiling of a child's sequence numbers
+//! cp/<chunk>     checkpoints of many: how far inbound windows and message IDs have come
 //! ```
 //!
-//! The two numbers have names of their own, because each has its own writer and changes much more often.
+//! Ceilings and checkpoints have names of their own, because each has its own writer and changes much more often. All
+//! names begin with the prefix of the slot.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ike::{ChildSa, Snapshot};
 use serde::{Deserialize, Serialize};
 
-use crate::records::{Change, Full, Records, Waiter};
-use crate::seal::{SealError, Sealer};
-use crate::session::{Child, Facts, Session, Standing, millis_since_1970};
+use crate::ceiling::Ceiling;
+use crate::records::{Change, Full, Priority, Waiter};
+use crate::seal::SealError;
+use crate::session::{Born, Facts, Session, Standing, millis_since_1970};
+use crate::slot::Slot;
 
-/// Sequence numbers below this are reserved for every new SA by its SA record alone.
-pub const FIRST_CEILING: u64 = 1 << 17;
-
-/// The prefix of SA records.
+/// What the names of SA records begin with.
 pub const SA_PREFIX: &str = "sa/";
-/// The prefix of ceilings.
+/// What the names of ceilings begin with.
 pub const CEILING_PREFIX: &str = "seq/";
-/// The prefix of checkpoints.
-pub const CHECKPOINT_PREFIX: &str = "win/";
+/// What the names of checkpoints begin with.
+pub const CHECKPOINT_PREFIX: &str = "cp/";
 
 /// The layout; a record of another one is not read.
 const VERSION: u8 = 2;
@@ -65,6 +64,8 @@ pub struct StandingRecord {
     pub nat_remote: bool,
     /// When the keys of the IKE SA were made, milliseconds since 1970.
     pub keyed_millis: u64,
+    /// The slot's generation then.
+    pub born: u64,
 }
 
 /// A child SA at rest.
@@ -76,6 +77,8 @@ pub struct ChildRecord {
     pub rekeys: u32,
     /// When it was made, milliseconds since 1970.
     pub made_millis: u64,
+    /// The same in generations.
+    pub born: Born,
 }
 
 /// Why a record cannot be used.
@@ -112,6 +115,7 @@ impl SaRecord {
                 nat_local: standing.nat_local,
                 nat_remote: standing.nat_remote,
                 keyed_millis: millis_since_1970(standing.keyed),
+                born: standing.born,
             },
             snapshot,
             children: session
@@ -121,6 +125,7 @@ impl SaRecord {
                     sa: child.sa.clone(),
                     rekeys: child.rekeys,
                     made_millis: millis_since_1970(child.made),
+                    born: child.born,
                 })
                 .collect(),
         }
@@ -128,27 +133,34 @@ impl SaRecord {
 
     /// The name of a session's record.
     #[must_use]
-    pub fn name(id: u64) -> String {
-        format!("{SA_PREFIX}{id:016x}")
+    pub fn name(slot: &Slot, id: u64) -> String {
+        format!("{}{SA_PREFIX}{id:016x}", slot.prefix())
+    }
+
+    /// The session that a record is of, by its name; `None`: it is no SA record of this slot.
+    #[must_use]
+    pub fn session(slot: &Slot, name: &str) -> Option<u64> {
+        let id = name.strip_prefix(slot.prefix())?.strip_prefix(SA_PREFIX)?;
+        u64::from_str_radix(id, 16).ok()
     }
 
     /// For the store.
     ///
     /// # Errors
     /// The cipher or the encoding refuses.
-    pub fn seal(&self, sealer: &Sealer) -> Result<Vec<u8>, RecordError> {
+    pub fn seal(&self, slot: &Slot) -> Result<Vec<u8>, RecordError> {
         let mut octets = vec![VERSION];
         octets = postcard::to_extend(self, octets)?;
         let secret = crypto::Secret::from(octets);
-        Ok(sealer.seal(&Self::name(self.facts.id), secret.expose())?)
+        Ok(slot.seal(&Self::name(slot, self.facts.id), secret.expose())?)
     }
 
     /// From the store.
     ///
     /// # Errors
     /// Another key, another layout, damaged.
-    pub fn open(sealer: &Sealer, name: &str, blob: &[u8]) -> Result<Self, RecordError> {
-        let secret = sealer.open(name, blob)?;
+    pub fn open(slot: &Slot, name: &str, blob: &[u8]) -> Result<Self, RecordError> {
+        let secret = slot.open(name, blob)?;
         match secret.expose().split_first() {
             Some((&VERSION, rest)) => Ok(postcard::from_bytes(rest)?),
             Some((&found, _)) => Err(RecordError::Version { found }),
@@ -185,56 +197,38 @@ impl StandingRecord {
             nat_remote: self.nat_remote,
             state: "restored",
             keyed: SystemTime::UNIX_EPOCH + Duration::from_millis(self.keyed_millis),
+            born: self.born,
         }
     }
+}
+
+/// The name of a child's ceiling.
+fn ceiling_name(slot: &Slot, spi_in: u32) -> String {
+    format!("{}{CEILING_PREFIX}{spi_in:08x}", slot.prefix())
 }
 
 /// Queues a child's ceiling.
 ///
 /// # Errors
 /// The queue is full.
-pub fn put_ceiling(records: &Arc<Records>, child: &Child, ceiling: u64, waiter: Waiter) -> Result<(), Full> {
-    let name = format!("{CEILING_PREFIX}{:08x}", child.sa.spi_in);
-    records.submit(name, Change::Put(ceiling.to_be_bytes().to_vec()), Some(waiter))
-}
-
-/// Queues a child's checkpoint.
-///
-/// # Errors
-/// The queue is full.
-pub fn put_checkpoint(records: &Arc<Records>, spi_in: u32, highest: u64) -> Result<(), Full> {
-    let name = format!("{CHECKPOINT_PREFIX}{spi_in:08x}");
-    records.submit(name, Change::Put(highest.to_be_bytes().to_vec()), None)
+pub fn put_ceiling(slot: &Slot, spi_in: u32, ceiling: Ceiling, waiter: Option<Waiter>) -> Result<(), Full> {
+    let change = Change::Put(ceiling.encode());
+    // As urgent as a rekey: traffic stops at the ceiling.
+    slot.records
+        .submit(ceiling_name(slot, spi_in), change, Priority::Rekey, waiter)
 }
 
 /// Removes what the store holds of a child beside its session's record.
-pub fn forget_child(records: &Arc<Records>, spi_in: u32) {
-    for prefix in [CEILING_PREFIX, CHECKPOINT_PREFIX] {
-        // Deletions are always taken.
-        let _ = records.submit(format!("{prefix}{spi_in:08x}"), Change::Delete, None);
-    }
+pub fn forget_child(slot: &Slot, spi_in: u32) {
+    // Deletions are always taken.
+    let _ = slot
+        .records
+        .submit(ceiling_name(slot, spi_in), Change::Delete, Priority::Delete, None);
 }
 
-/// Reads a ceiling or a checkpoint: its SPI and its number.
+/// Reads a ceiling: its SPI and its number.
 #[must_use]
-pub fn read_number(prefix: &str, name: &str, value: &[u8]) -> Option<(u32, u64)> {
-    let spi_in = u32::from_str_radix(name.strip_prefix(prefix)?, 16).ok()?;
-    Some((spi_in, u64::from_be_bytes(value.try_into().ok()?)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_read_back_and_others_are_left() {
-        let name = format!("{CEILING_PREFIX}{:08x}", 0x2000_0102_u32);
-        assert_eq!(
-            read_number(CEILING_PREFIX, &name, &7_u64.to_be_bytes()),
-            Some((0x2000_0102, 7))
-        );
-        assert_eq!(read_number(CHECKPOINT_PREFIX, &name, &7_u64.to_be_bytes()), None);
-        assert_eq!(read_number(CEILING_PREFIX, &name, &[1, 2]), None);
-        assert_eq!(read_number(CEILING_PREFIX, "seq/zz", &[0; 8]), None);
-    }
+pub fn read_ceiling(slot: &Slot, name: &str, value: &[u8]) -> Option<(u32, Ceiling)> {
+    let spi_in = name.strip_prefix(slot.prefix())?.strip_prefix(CEILING_PREFIX)?;
+    Some((u32::from_str_radix(spi_in, 16).ok()?, Ceiling::decode(value)?))
 }

@@ -11,17 +11,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix::Addr;
 use arc_swap::ArcSwapOption;
-use ike::ChildSa;
+use ike::{ChildSa, MessageIds};
 use serde::{Deserialize, Serialize};
 
 use crate::actors::{ChildSaActor, IkeSaActor};
 use crate::authenticator::Lease;
+use crate::ceiling::{self, Numbers};
 
 /// What is known of a session for its whole life; part of its record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Names the session over rekeys, restarts and actors.
     pub id: u64,
+    /// The slot that it belongs to.
+    #[serde(default)]
+    pub slot: u8,
     /// The tenant it was admitted to.
     pub tenant: String,
     /// The connection that was chosen.
@@ -65,6 +69,8 @@ pub struct Standing {
     pub state: &'static str,
     /// When the keys of the IKE SA were made.
     pub keyed: SystemTime,
+    /// The slot's generation then.
+    pub born: u64,
 }
 
 /// A live session.
@@ -76,6 +82,14 @@ pub struct Session {
     standing: Mutex<Standing>,
     children: Mutex<BTreeMap<u32, Arc<Child>>>,
     gone: Totals,
+    ids: Mutex<Ids>,
+}
+
+/// Where the message IDs of an IKE SA are, and where its record says that they are.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ids {
+    now: MessageIds,
+    in_record: MessageIds,
 }
 
 /// Packets and octets of inner packets, both ways.
@@ -130,6 +144,10 @@ pub struct Child {
     pub sa: ChildSa,
     /// The session it belongs to.
     pub session: u64,
+    /// The slot it belongs to.
+    pub slot: u8,
+    /// The slot's generation when its keys were made, and the block that later generations may use of its numbers.
+    pub born: Born,
     /// The tenant, for metrics.
     pub tenant: String,
     /// The routing domain.
@@ -148,28 +166,40 @@ pub struct Child {
     pub last_in_millis: AtomicU64,
     /// The highest sequence number received.
     pub highest_in: AtomicU64,
-    /// The highest one that is in the store.
-    pub checkpoint: AtomicU64,
-    /// Sequence numbers below this are reserved in the store.
+    /// Outbound sequence numbers up to this one are reserved.
     pub ceiling: AtomicU64,
     outer: Mutex<Outer>,
+}
+
+/// When a child SA's keys were made, as generations see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Born {
+    /// The slot's generation.
+    pub generation: u64,
+    /// The numbers that each later generation may use.
+    pub block: u32,
 }
 
 impl Child {
     /// A child that has carried nothing.
     #[must_use]
-    pub fn new(sa: ChildSa, facts: &Facts, rekeys: u32, ceiling: u64, checkpoint: u64) -> Arc<Self> {
-        Self::made_at(SystemTime::now(), sa, facts, rekeys, ceiling, checkpoint)
+    pub fn new(sa: ChildSa, facts: &Facts, rekeys: u32, born: Born) -> Arc<Self> {
+        let numbers = Numbers {
+            first: 1,
+            last: ceiling::FIRST,
+        };
+        Self::made_at(SystemTime::now(), sa, facts, rekeys, born, Some(numbers), 0)
     }
 
-    /// A child that was made earlier: one that is carried on.
+    /// A child that was made earlier: one that is carried on. `numbers` may be sent with; `None`: it has to be replaced.
     #[must_use]
     pub fn made_at(
         made: SystemTime,
         sa: ChildSa,
         facts: &Facts,
         rekeys: u32,
-        ceiling: u64,
+        born: Born,
+        numbers: Option<Numbers>,
         checkpoint: u64,
     ) -> Arc<Self> {
         let outer = Outer {
@@ -179,6 +209,8 @@ impl Child {
         Arc::new(Self {
             sa,
             session: facts.id,
+            slot: facts.slot,
+            born,
             tenant: facts.tenant.clone(),
             domain: facts.domain,
             made,
@@ -188,10 +220,15 @@ impl Child {
             base: Totals::default(),
             last_in_millis: AtomicU64::new(0),
             highest_in: AtomicU64::new(checkpoint),
-            checkpoint: AtomicU64::new(checkpoint),
-            ceiling: AtomicU64::new(ceiling),
+            ceiling: AtomicU64::new(numbers.map_or(0, |numbers| numbers.last)),
             outer: Mutex::new(outer),
         })
+    }
+
+    /// Whether it may send no more: its numbers are used up, or its keys are too old.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.ceiling.load(Ordering::Acquire) == 0
     }
 
     /// Where its outer packets go between.
@@ -251,6 +288,7 @@ impl Session {
             standing: Mutex::new(standing),
             children: Mutex::default(),
             gone: Totals::default(),
+            ids: Mutex::default(),
         })
     }
 
@@ -269,6 +307,28 @@ impl Session {
     #[must_use]
     pub fn standing(&self) -> Standing {
         lock(&self.standing).clone()
+    }
+
+    /// Where the message IDs of its IKE SA are; `in_record`: its record says so too.
+    pub fn note_ids(&self, now: MessageIds, in_record: bool) {
+        let mut ids = lock(&self.ids);
+        ids.now = now;
+        if in_record {
+            ids.in_record = now;
+        }
+    }
+
+    /// Where the message IDs are; `None` when nothing is known.
+    #[must_use]
+    pub fn ids(&self) -> Option<MessageIds> {
+        Some(lock(&self.ids).now).filter(|now| *now != MessageIds::default())
+    }
+
+    /// Where the message IDs are, unless its record says so.
+    #[must_use]
+    pub fn unstored_ids(&self) -> Option<MessageIds> {
+        let ids = lock(&self.ids);
+        (ids.now != ids.in_record).then_some(ids.now)
     }
 
     /// Its children.

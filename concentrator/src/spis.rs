@@ -1,4 +1,11 @@
-//! SPIs: unpredictable, unique on this node, and for ESP with the worker in the top bits.
+//! SPIs: unpredictable, unique, and such that they tell where a packet belongs.
+//!
+//! ```text
+//! ESP   worker (3) | random (29)               on a single node
+//!       worker (3) | slot (7) | random (22)    in a cluster
+//! IKE   random (64)                            on a single node
+//!       slot (8) | random (56)                 in a cluster
+//! ```
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -15,6 +22,7 @@ const ESP_LOW_BITS: u32 = u32::MAX >> dataplane::WORKER_BITS;
 
 /// Hands out SPIs. At most one for each live SA is taken.
 pub struct Spis {
+    slot: Option<u8>,
     esp: DashSet<u32>,
     random: Mutex<SystemRandom>,
 }
@@ -24,8 +32,18 @@ impl Spis {
     #[must_use]
     pub fn new() -> Self {
         Self {
+            slot: None,
             esp: DashSet::new(),
             random: Mutex::new(SystemRandom),
+        }
+    }
+
+    /// None is taken; the slot's number stands in each.
+    #[must_use]
+    pub fn of_slot(slot: u8) -> Self {
+        Self {
+            slot: Some(slot),
+            ..Self::new()
         }
     }
 
@@ -76,7 +94,11 @@ impl Default for Spis {
 impl SpiAllocator for Spis {
     fn ike(&self) -> Spi {
         loop {
-            let spi = u64::from_be_bytes(self.random());
+            let mut octets: [u8; 8] = self.random();
+            if let (Some(slot), [first, ..]) = (self.slot, &mut octets) {
+                *first = slot;
+            }
+            let spi = u64::from_be_bytes(octets);
             if spi != 0 {
                 return Spi(spi);
             }
@@ -84,9 +106,16 @@ impl SpiAllocator for Spis {
     }
 
     fn esp(&self, worker: u8) -> u32 {
-        let high = u32::from(worker) << (u32::BITS - dataplane::WORKER_BITS);
+        let (mut high, mut low) = (
+            u32::from(worker) << (u32::BITS - dataplane::WORKER_BITS),
+            ESP_LOW_BITS,
+        );
+        if let Some(slot) = self.slot {
+            high |= u32::from(slot) << (u32::BITS - dataplane::WORKER_BITS - dataplane::SLOT_BITS);
+            low >>= dataplane::SLOT_BITS;
+        }
         loop {
-            let spi = high | (u32::from_be_bytes(self.random()) & ESP_LOW_BITS);
+            let spi = high | (u32::from_be_bytes(self.random()) & low);
             if spi >= ESP_SPI_MIN && self.esp.insert(spi) {
                 return spi;
             }
@@ -129,6 +158,17 @@ mod tests {
         assert!(!spis.claim_esp(spi));
         assert!(Reclaim(std::sync::Arc::clone(&spis)).claim_esp(spi));
         assert_eq!(spis.taken(), 1);
+    }
+
+    #[test]
+    fn spis_of_a_slot_name_it() {
+        for slot in [0, 1, 77, 127] {
+            let spis = Spis::of_slot(slot);
+            let esp = spis.esp(5);
+            assert_eq!(dataplane::worker_of_spi(esp), 5);
+            assert_eq!(dataplane::slot_of_spi(esp), slot);
+            assert_eq!(spis.ike().0.to_be_bytes().first(), Some(&slot));
+        }
     }
 
     #[test]

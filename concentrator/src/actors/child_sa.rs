@@ -8,12 +8,14 @@ use std::sync::atomic::Ordering;
 use actix::{Actor, ActorContext as _, Addr, AsyncContext as _, Context, Handler, Message};
 use dataplane::{WorkerCommand, WorkerEvent};
 
-use super::{Fault, Gone, IkeSaActor, Order, Who, fail, panicked};
+use super::{Fault, Gone, IkeSaActor, Order, Resave, Who, fail, panicked};
+use crate::ceiling::{self, Ceiling};
 use crate::install;
 use crate::node::Node;
-use crate::records::{Stored, Waiter};
+use crate::records::{Full, Stored, Waiter};
 use crate::sa_record;
 use crate::session::{Child, Outer};
+use crate::slot::Slot;
 
 /// Messages that wait for one child SA.
 const MAILBOX: usize = 64;
@@ -32,6 +34,11 @@ pub struct Reinstall;
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct Retire;
+
+/// The slot is another node's: take the SA from the worker, delete nothing.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub(crate) struct Vanish;
 
 /// The IKE SA is served by a new actor.
 #[derive(Message, Clone)]
@@ -57,7 +64,9 @@ enum Beginning {
     Install,
     /// The worker has it: only the actor is new.
     Resume,
-    /// The process or the worker is new: carry on above the reserved sequence numbers.
+    /// The process is new; the worker has it, unless it may send no more.
+    Restored,
+    /// Who knows: carry on above everything that was reserved.
     Reinstall,
 }
 
@@ -70,6 +79,7 @@ enum AfterStore {
 /// The shell of one child SA.
 pub struct ChildSaActor {
     node: Arc<Node>,
+    slot: Arc<Slot>,
     parent: Addr<IkeSaActor>,
     child: Arc<Child>,
     worker: u8,
@@ -80,28 +90,49 @@ pub struct ChildSaActor {
 
 impl ChildSaActor {
     /// Starts the actor of a new SA beside its parent.
-    pub fn install(node: &Arc<Node>, parent: Addr<IkeSaActor>, child: Arc<Child>) -> Addr<Self> {
-        Self::launch(node, parent, child, Beginning::Install)
+    pub fn install(
+        node: &Arc<Node>,
+        slot: &Arc<Slot>,
+        parent: Addr<IkeSaActor>,
+        child: Arc<Child>,
+    ) -> Addr<Self> {
+        Self::launch(node, slot, parent, child, Beginning::Install)
     }
 
     /// Starts the successor of an actor that panicked.
-    pub fn resume(node: &Arc<Node>, parent: Addr<IkeSaActor>, child: Arc<Child>) -> Addr<Self> {
-        Self::launch(node, parent, child, Beginning::Resume)
+    pub fn resume(
+        node: &Arc<Node>,
+        slot: &Arc<Slot>,
+        parent: Addr<IkeSaActor>,
+        child: Arc<Child>,
+    ) -> Addr<Self> {
+        Self::launch(node, slot, parent, child, Beginning::Resume)
     }
 
-    /// Starts the actor of an SA that is carried on from its record.
-    pub fn reinstall(node: &Arc<Node>, parent: Addr<IkeSaActor>, child: Arc<Child>) -> Addr<Self> {
-        Self::launch(node, parent, child, Beginning::Reinstall)
+    /// Starts the first actor of an SA that is carried on from its record, or one more after several have panicked.
+    pub fn restored(
+        node: &Arc<Node>,
+        slot: &Arc<Slot>,
+        parent: Addr<IkeSaActor>,
+        child: Arc<Child>,
+    ) -> Addr<Self> {
+        let beginning = match child.addr.load().as_ref() {
+            None => Beginning::Restored,
+            Some(_) => Beginning::Reinstall,
+        };
+        Self::launch(node, slot, parent, child, beginning)
     }
 
     fn launch(
         node: &Arc<Node>,
+        slot: &Arc<Slot>,
         parent: Addr<IkeSaActor>,
         child: Arc<Child>,
         beginning: Beginning,
     ) -> Addr<Self> {
         let actor = Self {
             node: Arc::clone(node),
+            slot: Arc::clone(slot),
             parent,
             worker: node.serving_worker(child.sa.spi_in),
             child: Arc::clone(&child),
@@ -111,20 +142,21 @@ impl ChildSaActor {
         };
         let addr = actor.start();
         child.addr.store(Some(Arc::new(addr.clone())));
-        node.children.insert(child.sa.spi_in, Arc::clone(&child));
+        slot.children.insert(child.sa.spi_in, Arc::clone(&child));
+        node.children.insert(child.sa.spi_in, child);
         addr
     }
 
-    /// Reserves the next block; what follows happens when that is durable.
-    fn reserve(&mut self, ceiling: u64, then: AfterStore, context: &mut Context<Self>) {
+    /// Reserves numbers up to `value`; what follows happens when that is durable.
+    fn reserve(&mut self, value: u64, then: AfterStore, context: &mut Context<Self>) {
         self.serial += 1;
         let waiter = Waiter {
             who: context.address().recipient(),
             serial: self.serial,
         };
-        match sa_record::put_ceiling(&self.node.records, &self.child, ceiling, waiter) {
+        match self.write(value, Some(waiter)) {
             Ok(()) => {
-                self.child.ceiling.fetch_max(ceiling, Ordering::AcqRel);
+                self.child.ceiling.fetch_max(value, Ordering::AcqRel);
                 self.waiting.push_back((self.serial, then));
             }
             // The worker asks again; an SA that waits to be installed again does by itself.
@@ -139,28 +171,61 @@ impl ChildSaActor {
         }
     }
 
-    fn block(&self) -> u64 {
-        u64::from(self.node.config.limits.sequence_block)
+    fn write(&self, value: u64, waiter: Option<Waiter>) -> Result<(), Full> {
+        let ceiling = Ceiling {
+            value,
+            generation: self.slot.generation(),
+            block: self.node.config.limits.sequence_block,
+        };
+        sa_record::put_ceiling(&self.slot, self.child.sa.spi_in, ceiling, waiter)
+    }
+
+    /// A block above `used`, as far as the SA has numbers; `None`: it has none.
+    fn above(&self, used: u64) -> Option<u64> {
+        let last = ceiling::last_number(self.child.sa.esn);
+        let block = u64::from(self.node.config.limits.sequence_block);
+        (used < last).then(|| used.saturating_add(block).min(last))
     }
 
     /// Everything up to the ceiling may have been used: go on above it.
     fn reinstall_above(&mut self, context: &mut Context<Self>) {
         let used = self.child.ceiling.load(Ordering::Acquire);
-        let ceiling = used.saturating_add(self.block());
-        self.reserve(
-            ceiling,
-            AfterStore::Install {
-                first_seq: used.saturating_add(1),
-                ceiling,
-            },
-            context,
-        );
+        match self.above(used).filter(|_| !self.child.is_spent()) {
+            Some(ceiling) => {
+                let first_seq = used + 1;
+                self.reserve(ceiling, AfterStore::Install { first_seq, ceiling }, context);
+            }
+            None => self.replace("numbers"),
+        }
+    }
+
+    /// It has no numbers to send with, or its keys are too old: a new SA takes its place before anything is sent.
+    fn replace(&self, reason: &'static str) {
+        let spi_in = self.child.sa.spi_in;
+        self.node.metrics.spent(reason);
+        tracing::info!(spi_in = %format_args!("{spi_in:08x}"), reason, "an SA is replaced before it sends again");
+        self.order(ike::Command::RekeyChild { spi_in, group: None });
     }
 
     fn install_now(&self, first_seq: u64, ceiling: u64) {
-        let pair = install::pair(&self.node, &self.child, first_seq, ceiling);
+        let pair = install::pair(&self.node, &self.slot, &self.child, first_seq, ceiling);
         self.node
             .command(self.worker, WorkerCommand::Install(Box::new(pair)));
+    }
+
+    /// Takes the SA from the worker and ends.
+    fn leave(&self, context: &mut Context<Self>) {
+        self.forget();
+        let spi_in = self.child.sa.spi_in;
+        self.node.command(self.worker, WorkerCommand::Remove { spi_in });
+        context.stop();
+    }
+
+    fn forget(&self) {
+        let spi_in = self.child.sa.spi_in;
+        let own = |_: &u32, child: &Arc<Child>| Arc::ptr_eq(child, &self.child);
+        self.node.children.remove_if(&spi_in, own);
+        self.slot.children.remove_if(&spi_in, own);
     }
 
     fn order(&self, command: ike::Command) {
@@ -176,10 +241,11 @@ impl Actor for ChildSaActor {
 
     fn started(&mut self, context: &mut Context<Self>) {
         context.set_mailbox_capacity(MAILBOX);
-        match self.beginning {
+        match std::mem::replace(&mut self.beginning, Beginning::Resume) {
             // The first block is reserved by the SA record, which is stored before the peer is answered.
-            Beginning::Install => self.install_now(1, sa_record::FIRST_CEILING),
-            Beginning::Resume => {}
+            Beginning::Install => self.install_now(1, ceiling::FIRST),
+            Beginning::Restored if self.child.is_spent() => self.replace("restored"),
+            Beginning::Resume | Beginning::Restored => {}
             Beginning::Reinstall => self.reinstall_above(context),
         }
     }
@@ -201,8 +267,11 @@ impl Handler<ChildNews> for ChildSaActor {
         match event {
             WorkerEvent::CeilingNeeded { used, .. } => {
                 let ceiling = self.child.ceiling.load(Ordering::Acquire);
-                let next = ceiling.max(used).saturating_add(self.block());
-                self.reserve(next, AfterStore::Raise(next), context);
+                match self.above(ceiling.max(used)) {
+                    Some(next) => self.reserve(next, AfterStore::Raise(next), context),
+                    // Its last block is half used.
+                    None => self.order(ike::Command::RekeyChild { spi_in, group: None }),
+                }
             }
             WorkerEvent::PeerMoved { remote, .. } => {
                 self.child.move_to(Outer {
@@ -290,12 +359,31 @@ impl Handler<Retire> for ChildSaActor {
     type Result = ();
 
     fn handle(&mut self, _: Retire, context: &mut Context<Self>) {
-        let spi_in = self.child.sa.spi_in;
-        self.node
-            .children
-            .remove_if(&spi_in, |_, child| Arc::ptr_eq(child, &self.child));
-        self.node.command(self.worker, WorkerCommand::Remove { spi_in });
+        self.leave(context);
+    }
+}
+
+impl Handler<Vanish> for ChildSaActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Vanish, context: &mut Context<Self>) {
+        // The worker has lost it already, with its whole slot.
+        self.waiting.clear();
+        self.forget();
         context.stop();
+    }
+}
+
+impl Handler<Resave> for ChildSaActor {
+    type Result = ();
+
+    /// What is reserved is reserved under the new fence too, if it is more than the SA record says.
+    fn handle(&mut self, _: Resave, _: &mut Context<Self>) {
+        let ceiling = self.child.ceiling.load(Ordering::Acquire);
+        let said = self.child.born.generation == self.slot.generation() && ceiling <= ceiling::FIRST;
+        if !said && !self.child.is_spent() && self.write(ceiling, None).is_err() {
+            tracing::warn!("a ceiling could not be written again, the queue is full");
+        }
     }
 }
 

@@ -12,7 +12,6 @@ use dataplane::{SaStats, WorkerCommand, WorkerCounters, WorkerEvent};
 
 use super::{ChildNews, Datagram, Fault, Gone, Reinstall, Who, fail, panicked};
 use crate::node::Node;
-use crate::sa_record;
 use crate::session::{Totals, millis_since_1970};
 
 /// How often the worker's own counters are read.
@@ -111,19 +110,6 @@ impl EspWorker {
                 .fetch_max(millis_since_1970(seen), Ordering::AcqRel);
         }
     }
-
-    /// Stores how far the inbound windows have come.
-    fn checkpoint(&self) {
-        for child in self.node.children.iter() {
-            let highest = child.highest_in.load(Ordering::Acquire);
-            if self.node.serving_worker(*child.key()) == self.index
-                && highest > child.checkpoint.load(Ordering::Acquire)
-                && sa_record::put_checkpoint(&self.node.records, *child.key(), highest).is_ok()
-            {
-                child.checkpoint.store(highest, Ordering::Release);
-            }
-        }
-    }
 }
 
 impl Actor for EspWorker {
@@ -142,8 +128,6 @@ impl Actor for EspWorker {
                 WorkerCommand::ReadCounters(Box::new(move |counters| addr.do_send(Counters(counters)))),
             );
         });
-        let every = Duration::from_secs(self.node.config.limits.checkpoint_secs.into());
-        context.run_interval(every, |this, _| this.checkpoint());
     }
 
     fn stopped(&mut self, _: &mut Context<Self>) {

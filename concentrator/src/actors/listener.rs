@@ -15,6 +15,8 @@ use tokio::io::Interest;
 use super::{Datagram, Fault, Gone, NewSa, Who, fail, panicked};
 use crate::dispatch::Opening;
 use crate::node::Node;
+use crate::records::{WAIT_CLOSED, WAIT_COOKIE};
+use crate::slot::{Slot, Standing};
 use crate::sockets::{IkeSocket, NAT_PORT, RECEIVE_MAX};
 
 /// Datagrams read from one socket before the others have their turn.
@@ -51,6 +53,7 @@ impl Listener {
 
     fn screen(&mut self, now: Instant, to: SocketAddr, datagram: Received) {
         let Received { from, bytes } = datagram;
+        let Some(slot) = self.served(to) else { return };
         let half_open = self.node.half_open.load(Ordering::Relaxed) as usize;
         match self.gate.screen(
             now,
@@ -59,7 +62,7 @@ impl Listener {
             &bytes,
             Load {
                 half_open,
-                busy: self.node.authenticator.busy(),
+                busy: self.node.authenticator.busy() || slot.records.oldest_wait() > WAIT_COOKIE,
             },
         ) {
             Verdict::Drop(reason) => self.node.metrics.gate_drop(reason.name()),
@@ -88,9 +91,23 @@ impl Listener {
                         bytes,
                     },
                     now,
+                    slot,
                 );
             }
         }
+    }
+
+    /// The slot of a service address, if it is served here. Nothing is said for one that is not: another node may.
+    fn served(&self, to: SocketAddr) -> Option<Arc<Slot>> {
+        let slot = self.node.slots.of_address(to.ip());
+        let standing = match slot.as_ref().map(|slot| slot.standing()) {
+            Some(Standing::Serving) => return slot,
+            Some(Standing::Restoring) => "restoring",
+            Some(Standing::Frozen) => "frozen",
+            Some(Standing::Down) | None => "absent",
+        };
+        self.node.metrics.unserved(standing);
+        None
     }
 
     fn existing(&mut self, ours: Spi, datagram: Datagram) {
@@ -110,7 +127,7 @@ impl Listener {
         }
     }
 
-    fn initial(&self, spi_i: Spi, datagram: Datagram, arrived: Instant) {
+    fn initial(&self, spi_i: Spi, datagram: Datagram, arrived: Instant, slot: Arc<Slot>) {
         let Datagram { local, remote, bytes } = datagram;
         let opening = Opening { spi_i, local, remote };
         if let Some(addr) = self.node.dispatch.opening(&opening) {
@@ -123,12 +140,17 @@ impl Listener {
             self.node.metrics.gate_drop("draining");
             return;
         }
+        if slot.records.oldest_wait() > WAIT_CLOSED && !slot.records.is_static() {
+            self.node.metrics.gate_drop("store_slow");
+            return;
+        }
         let refused = match self.node.pending.load_full() {
             Some(pending) => pending
                 .try_send(NewSa {
                     opening,
                     bytes,
                     arrived,
+                    slot,
                 })
                 .is_err(),
             None => true,

@@ -16,13 +16,16 @@ use std::net::SocketAddr;
 
 use actix::Message;
 
+pub(crate) use child_sa::Vanish;
 pub use child_sa::{ChildNews, ChildSaActor, Follow, Reinstall, Retire, SetPeer};
 pub use esp_worker::{EspWorker, News};
 pub use ike_sa::{Begin, Evict, IkeSaActor};
+pub(crate) use ike_sa::{PutDown, Resave, Resume};
 pub use listener::Listener;
 pub use pending::{NewSa, PendingSupervisor};
+pub(crate) use replicator::CheckpointNow;
 pub use replicator::Replicator;
-pub use root::{EnsureTenant, Root};
+pub use root::{EnsureReplicator, EnsureTenant, Root};
 pub(crate) use root::{Serve, Stop};
 pub use tenant_supervisor::{Admit, TenantSupervisor};
 
@@ -58,8 +61,8 @@ pub struct Gone {
 pub enum Who {
     /// The reader of the IKE sockets.
     Listener,
-    /// The writer of records.
-    Replicator,
+    /// The writer of a slot's records.
+    Replicator(u8),
     /// The supervisor of one worker thread.
     EspWorker(u8),
     /// The supervisor of SAs whose tenant is not known.
@@ -78,7 +81,7 @@ impl Who {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Listener => "listener",
-            Self::Replicator => "replicator",
+            Self::Replicator(_) => "replicator",
             Self::EspWorker(_) => "worker",
             Self::Pending => "pending",
             Self::Tenant(_) => "tenant",

@@ -8,6 +8,7 @@ use actix::{Actor, Context, Handler, Message};
 use super::{Begin, Datagram, Fault, Gone, IkeSaActor, Who, fail, panicked};
 use crate::dispatch::Opening;
 use crate::node::Node;
+use crate::slot::Slot;
 use crate::tenant::Counted;
 
 /// Messages that wait for this supervisor: each is one new IKE SA.
@@ -23,6 +24,8 @@ pub struct NewSa {
     pub bytes: Vec<u8>,
     /// When it was read.
     pub arrived: Instant,
+    /// Whose service address was called.
+    pub slot: Arc<Slot>,
 }
 
 /// Makes IkeSaActors and owns them until their tenant is known.
@@ -61,6 +64,7 @@ impl Handler<NewSa> for PendingSupervisor {
             opening,
             bytes,
             arrived,
+            slot,
         } = new;
         let first = Datagram {
             local: opening.local,
@@ -85,7 +89,8 @@ impl Handler<NewSa> for PendingSupervisor {
             return;
         };
         let begin = Begin {
-            id: self.node.next_session_id(),
+            id: slot.next_session_id(),
+            slot,
             opening,
             first,
             arrived,

@@ -1,16 +1,23 @@
-//! The one writer of records: takes what many actors have queued and commits it together.
+//! The one writer of a slot's records: takes what many actors have queued and commits it together.
 //!
 //! While one group is being committed the next one gathers; a record waits for at most one commit before its own.
+//! Every commit carries the slot's fence. One that is refused because the fence does not hold means that the slot is
+//! another node's.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, AsyncContext as _, Context, Handler, WrapFuture as _};
+use actix::{
+    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message,
+    WrapFuture as _,
+};
 use store::{Op, Txn};
 
 use super::{Fault, Gone, Who, fail, panicked};
+use crate::checkpoint::Checkpointer;
 use crate::node::Node;
 use crate::records::{Change, Group};
+use crate::slot::{Fence, Slot, Standing};
 
 /// Wait before a commit that failed is tried again; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(10);
@@ -20,13 +27,36 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Writes records.
 pub struct Replicator {
     node: Arc<Node>,
+    slot: Arc<Slot>,
+    checkpointer: Checkpointer,
+}
+
+/// Write a checkpoint now; everything again if the fence is another one.
+#[derive(Message, Clone, Copy, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct CheckpointNow {
+    pub(crate) again: bool,
 }
 
 impl Replicator {
     /// Supervised by Root.
     #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub fn new(node: Arc<Node>, slot: Arc<Slot>) -> Self {
+        Self {
+            node,
+            slot,
+            checkpointer: Checkpointer::default(),
+        }
+    }
+}
+
+impl Replicator {
+    fn checkpoint(&mut self) {
+        // What is restored still says what the last owner said.
+        if matches!(self.slot.standing(), Standing::Serving | Standing::Frozen) {
+            let round = self.checkpointer.round(&self.slot);
+            self.node.metrics.checkpoint(round);
+        }
     }
 }
 
@@ -34,14 +64,28 @@ impl Actor for Replicator {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        context.spawn(pump(Arc::clone(&self.node)).into_actor(self));
+        let pump = pump(Arc::clone(&self.node), Arc::clone(&self.slot));
+        context.run_interval(self.slot.checkpoint_every, |this, _| this.checkpoint());
+        // It ends with the slot.
+        context.spawn(pump.into_actor(self).map(|(), _, context| context.stop()));
     }
 
     fn stopped(&mut self, _: &mut Context<Self>) {
         self.node.tell_root(Gone {
-            who: Who::Replicator,
+            who: Who::Replicator(self.slot.id),
             panicked: panicked(),
         });
+    }
+}
+
+impl Handler<CheckpointNow> for Replicator {
+    type Result = ();
+
+    fn handle(&mut self, CheckpointNow { again }: CheckpointNow, _: &mut Context<Self>) {
+        if again {
+            self.checkpointer.forget();
+        }
+        self.checkpoint();
     }
 }
 
@@ -53,20 +97,38 @@ impl Handler<Fault> for Replicator {
     }
 }
 
-async fn pump(node: Arc<Node>) {
+async fn pump(node: Arc<Node>, slot: Arc<Slot>) {
     let mut retry = RETRY_MIN;
     loop {
-        node.records.wait().await;
-        let group = node.records.take();
+        slot.records.wait().await;
+        if slot.records.is_closed() {
+            return;
+        }
+        // Before the fence is read: it does not change while the transaction runs.
+        let turn = slot.turn().await;
+        let group = slot.records.take();
         if group.is_empty() {
             continue;
         }
+        let fence = slot.fence();
         let (begun, count) = (Instant::now(), group.len());
-        match node.sa_store.txn(transaction(&group)).await {
-            Ok(_) => {
+        let outcome = node.sa_store.txn(transaction(&group, fence.as_deref())).await;
+        drop(turn);
+        match outcome {
+            Ok(outcome) if outcome.committed => {
                 node.metrics.commit(begun.elapsed().as_secs_f64(), count as u64);
                 group.committed();
                 retry = RETRY_MIN;
+            }
+            Ok(_) => {
+                // The fence was set while the transaction ran: the shell knows better than the store's answer.
+                drop(group);
+                if slot.fence() == fence {
+                    node.metrics.fenced();
+                    tracing::warn!(slot = slot.id, records = count, "another node owns the slot");
+                    slot.lose();
+                    return;
+                }
             }
             Err(error) => {
                 // Dropping the group queues its records again; answers that wait for them are not sent.
@@ -79,7 +141,7 @@ async fn pump(node: Arc<Node>) {
     }
 }
 
-fn transaction(group: &Group) -> Txn {
+fn transaction(group: &Group, fence: Option<&Fence>) -> Txn {
     let mut txn = Txn::new();
     for (name, change) in group.changes() {
         txn.then.push(match change {
@@ -91,5 +153,8 @@ fn transaction(group: &Group) -> Txn {
             Change::Delete => Op::Delete { key: name.to_owned() },
         });
     }
-    txn
+    match fence {
+        Some(fence) => fence.apply(txn),
+        None => txn,
+    }
 }

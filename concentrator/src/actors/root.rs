@@ -11,6 +11,7 @@ use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, Messa
 use super::{EspWorker, Gone, Listener, PendingSupervisor, Replicator, TenantSupervisor, Who};
 use crate::budget::Budget;
 use crate::node::Node;
+use crate::slot::Slot;
 
 /// Restarts of one kind within [`WINDOW`] without a pause; beyond it each waits for [`PAUSE`].
 const RESTARTS: u32 = 20;
@@ -40,6 +41,18 @@ impl Root {
         }
     }
 
+    fn ensure_replicator(&self, id: u8) {
+        let absent = |slot: Arc<Slot>| {
+            slot.replicator
+                .load()
+                .as_ref()
+                .is_none_or(|addr| !addr.connected())
+        };
+        if self.node.slots.get(id).is_some_and(absent) {
+            self.make(&Who::Replicator(id));
+        }
+    }
+
     /// Makes an actor and enters its address, so that nobody makes it twice.
     fn make(&self, who: &Who) {
         let node = Arc::clone(&self.node);
@@ -49,9 +62,14 @@ impl Root {
                 let addr = Listener::start_in_arbiter(&arbiters.front(), |_| Listener::new(node));
                 self.node.listener.store(Some(Arc::new(addr)));
             }
-            Who::Replicator => {
-                let addr = Replicator::start_in_arbiter(&arbiters.back(), |_| Replicator::new(node));
-                self.node.replicator.store(Some(Arc::new(addr)));
+            Who::Replicator(id) => {
+                // A writer that ended with its slot is not made again.
+                if let Some(slot) = self.node.slots.get(*id).filter(|slot| !slot.records.is_closed()) {
+                    let owned = Arc::clone(&slot);
+                    let addr =
+                        Replicator::start_in_arbiter(&arbiters.back(), |_| Replicator::new(node, owned));
+                    slot.replicator.store(Some(Arc::new(addr)));
+                }
             }
             Who::Pending => {
                 let addr =
@@ -84,7 +102,10 @@ impl Actor for Root {
 
     fn started(&mut self, context: &mut Context<Self>) {
         self.node.root.store(Some(Arc::new(context.address())));
-        self.make(&Who::Replicator);
+        self.node.slots.supervised_by(context.address());
+        for slot in self.node.slots.all() {
+            self.ensure_replicator(slot.id);
+        }
         for index in 0..self.node.config.threads.workers {
             self.make(&Who::EspWorker(index));
         }
@@ -114,7 +135,10 @@ impl Handler<Gone> for Root {
     type Result = ();
 
     fn handle(&mut self, gone: Gone, context: &mut Context<Self>) {
-        if self.node.stopping() {
+        // A writer whose slot is over has done its work.
+        let over = matches!(gone.who, Who::Replicator(id) if !gone.panicked
+            && self.node.slots.get(id).is_none_or(|slot| slot.records.is_closed()));
+        if self.node.stopping() || over {
             return;
         }
         self.node.metrics.restart(gone.who.kind());
@@ -142,6 +166,19 @@ impl Handler<EnsureTenant> for Root {
         if !present {
             self.make(&Who::Tenant(name));
         }
+    }
+}
+
+/// Makes sure that a slot has a writer of records.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct EnsureReplicator(pub u8);
+
+impl Handler<EnsureReplicator> for Root {
+    type Result = ();
+
+    fn handle(&mut self, EnsureReplicator(id): EnsureReplicator, _: &mut Context<Self>) {
+        self.ensure_replicator(id);
     }
 }
 

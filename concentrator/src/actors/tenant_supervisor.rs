@@ -74,7 +74,10 @@ impl TenantSupervisor {
         context.spawn(recovery::load_one(node, id).into_actor(self).map(
             move |loaded, this, _| match loaded {
                 Ok(revived) => {
-                    IkeSaActor::revive(&this.node, revived);
+                    let Some(slot) = recovery::slot_of(&this.node, &revived.session.facts) else {
+                        return;
+                    };
+                    IkeSaActor::revive(&this.node, &slot, revived);
                     tracing::warn!(
                         tenant = this.share.name,
                         session = %format_args!("{id:016x}"),

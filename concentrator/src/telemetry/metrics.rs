@@ -6,6 +6,8 @@ use dashmap::DashSet;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 
+use crate::checkpoint::Round;
+
 /// The label of all tenants beyond the bound.
 const OTHER: &str = "other";
 
@@ -56,6 +58,11 @@ pub struct Metrics {
     setup_time: Histogram<f64>,
     commit_time: Histogram<f64>,
     commit_records: Histogram<u64>,
+    fenced: Counter<u64>,
+    checkpoint_octets: Counter<u64>,
+    checkpoint_left_out: Counter<u64>,
+    spent: Counter<u64>,
+    unserved: Counter<u64>,
     timer_lag: Histogram<f64>,
 }
 
@@ -133,6 +140,29 @@ impl Metrics {
                 .with_description("Records in one group commit")
                 .with_boundaries(vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
                 .build(),
+            checkpoint_octets: meter
+                .u64_counter("vpn.store.checkpoint.octets")
+                .with_unit("By")
+                .with_description("Octets of checkpoints that were queued for the store")
+                .build(),
+            checkpoint_left_out: meter
+                .u64_counter("vpn.store.checkpoint.left_out")
+                .with_description("Marks of SAs that had no room in a checkpoint")
+                .build(),
+            fenced: meter
+                .u64_counter("vpn.store.fenced")
+                .with_description("Group commits that were refused because another node owns the records")
+                .build(),
+            spent: meter
+                .u64_counter("vpn.esp.spent")
+                .with_description("Child SAs that had to be replaced before they could send again, by reason")
+                .build(),
+            unserved: meter
+                .u64_counter("vpn.ike.unserved")
+                .with_description(
+                    "IKE datagrams dropped because their service address is not served, by standing",
+                )
+                .build(),
             timer_lag: seconds(
                 "vpn.timer.lag",
                 "How late deadlines of IKE SAs are delivered",
@@ -195,6 +225,29 @@ impl Metrics {
     pub fn commit(&self, seconds: f64, records: u64) {
         self.commit_time.record(seconds, &[]);
         self.commit_records.record(records, &[]);
+    }
+
+    /// A checkpoint was queued.
+    pub fn checkpoint(&self, round: Round) {
+        if round != Round::default() {
+            self.checkpoint_octets.add(round.octets as u64, &[]);
+            self.checkpoint_left_out.add(round.left_out as u64, &[]);
+        }
+    }
+
+    /// A group commit was refused: another node owns the records.
+    pub fn fenced(&self) {
+        self.fenced.add(1, &[]);
+    }
+
+    /// A child SA had to be replaced before it could send again: `restored` or `numbers`.
+    pub fn spent(&self, reason: &'static str) {
+        self.spent.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// An IKE datagram came to a service address that is not served here.
+    pub fn unserved(&self, standing: &'static str) {
+        self.unserved.add(1, &[KeyValue::new("standing", standing)]);
     }
 
     /// How late a deadline was delivered.

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use actix::{ActorContext as _, AsyncContext as _, Context};
-use ike::SpiAllocator as _;
 use ike::wire::Spi;
 use ike::{ChildSa, Event, IkeSummary};
 
 use super::{IkeSaActor, Stage};
-use crate::actors::{Admit, ChildSaActor, Follow, Retire, SetPeer};
+use crate::actors::{Admit, ChildSaActor, Follow, Order, Retire, SetPeer};
 use crate::authenticator::Granted;
 use crate::recovery;
 use crate::sa_record;
-use crate::session::{Child, Facts, Session, Standing};
+use crate::session::{Born, Child, Facts, Session, Standing};
+use crate::slot::AGE_MAX;
 use crate::telemetry::{Redacted, SetupTrace, Span};
 
 impl IkeSaActor {
@@ -26,9 +26,13 @@ impl IkeSaActor {
     ) -> bool {
         match event {
             Event::Authenticate { ticket, job } => {
-                self.node
-                    .authenticator
-                    .submit(&self.node, self.id, ticket, job, context.address());
+                self.node.authenticator.submit(
+                    &self.node,
+                    &self.slot,
+                    (self.id, ticket),
+                    job,
+                    context.address(),
+                );
                 false
             }
             Event::Step { name, detail } => {
@@ -72,7 +76,9 @@ impl IkeSaActor {
                     self.enter(spi, context);
                 }
                 self.rekeyed("ike", begun);
+                let born = self.slot.generation();
                 self.update(|standing| {
+                    standing.born = born;
                     standing.spi_i = new_spi_i.to_string();
                     standing.spi_r = new_spi_r.to_string();
                     standing.keyed = SystemTime::now();
@@ -162,6 +168,7 @@ impl IkeSaActor {
         } = *granted;
         let facts = Facts {
             id: self.id,
+            slot: self.slot.id,
             tenant: tenant.name.clone(),
             connection,
             peer_id: ike.peer_id.to_string(),
@@ -184,9 +191,10 @@ impl IkeSaActor {
             suite = ike.suite,
             "established"
         );
-        let session = Session::new(facts, standing(ike, "established"));
+        let session = Session::new(facts, standing(ike, "established", self.slot.generation()));
         session.addr.store(Some(Arc::new(context.address())));
         self.node.metrics.session(&tenant.name, 1);
+        self.slot.sessions.insert(self.id, Arc::clone(&session));
         self.node.sessions.add(Arc::clone(&session));
         self.node.tell_tenant(&tenant.name, Admit { id: self.id });
         self.stage = Stage::Open {
@@ -208,9 +216,13 @@ impl IkeSaActor {
             return false;
         };
         let spi_in = sa.spi_in;
-        let child = Child::new(sa, &session.facts, rekeys, sa_record::FIRST_CEILING, 0);
+        let born = Born {
+            generation: self.slot.generation(),
+            block: self.node.config.limits.sequence_block,
+        };
+        let child = Child::new(sa, &session.facts, rekeys, born);
         session.add(Arc::clone(&child));
-        let addr = ChildSaActor::install(&self.node, context.address(), child);
+        let addr = ChildSaActor::install(&self.node, &self.slot, context.address(), child);
         self.children.insert(spi_in, addr);
         self.step(Span {
             name: "install",
@@ -231,7 +243,7 @@ impl IkeSaActor {
         if let Some(addr) = self.children.remove(&spi_in) {
             addr.do_send(Retire);
         }
-        sa_record::forget_child(&self.node.records, spi_in);
+        sa_record::forget_child(&self.slot, spi_in);
     }
 
     fn rekeyed(&self, kind: &'static str, begun: (SystemTime, Instant)) {
@@ -265,8 +277,8 @@ impl IkeSaActor {
         self.closed = true;
         for (spi_in, addr) in std::mem::take(&mut self.children) {
             addr.do_send(Retire);
-            sa_record::forget_child(&self.node.records, spi_in);
-            self.node.spis.release_esp(spi_in);
+            sa_record::forget_child(&self.slot, spi_in);
+            self.slot.spis().release_esp(spi_in);
         }
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Open { session, login, .. } => {
@@ -279,7 +291,7 @@ impl IkeSaActor {
                 if let Some(login) = login {
                     login.succeeded(&self.node, &session);
                 }
-                recovery::forget(&self.node, &session.facts, reason);
+                recovery::forget(&self.node, &self.slot, &session.facts, reason);
             }
             opening @ Stage::Opening { .. } => self.stage = opening,
             Stage::Ended => {}
@@ -339,20 +351,26 @@ impl IkeSaActor {
                     addr.as_ref().clone()
                 }
                 // A new process: the worker does not know this SA.
-                None => ChildSaActor::reinstall(&self.node, context.address(), child),
+                None => ChildSaActor::restored(&self.node, &self.slot, context.address(), child),
             };
             self.children.insert(spi_in, addr);
         }
+        self.arrival = None;
         self.node
             .tell_tenant(&session.facts.tenant, Admit { id: self.id });
         if self.sa.phase() == ike::Phase::Closed {
             context.stop();
         }
+        let born = session.standing().born;
+        if self.slot.generation().saturating_sub(born) > AGE_MAX {
+            // Before the generation in its IVs comes round.
+            context.notify(Order(ike::Command::RekeyIke));
+        }
     }
 }
 
 /// What an [`IkeSummary`] says of a session's standing.
-fn standing(ike: &IkeSummary, state: &'static str) -> Standing {
+fn standing(ike: &IkeSummary, state: &'static str, born: u64) -> Standing {
     Standing {
         spi_i: ike.spi_i.to_string(),
         spi_r: ike.spi_r.to_string(),
@@ -363,5 +381,6 @@ fn standing(ike: &IkeSummary, state: &'static str) -> Standing {
         nat_remote: ike.nat.remote,
         state,
         keyed: SystemTime::now(),
+        born,
     }
 }

@@ -15,6 +15,9 @@ impl Handler<Datagram> for IkeSaActor {
     type Result = ();
 
     fn handle(&mut self, Datagram { local, remote, bytes }: Datagram, context: &mut Context<Self>) {
+        if !self.acts() {
+            return;
+        }
         if let Stage::Opening { login, .. } = &mut self.stage {
             login.heard();
         }
@@ -27,6 +30,9 @@ impl Handler<Wake> for IkeSaActor {
 
     fn handle(&mut self, _: Wake, context: &mut Context<Self>) {
         self.armed = None;
+        if !self.acts() {
+            return;
+        }
         let now = (SystemTime::now(), Instant::now());
         self.tell_inbound(now);
         if self.sa.deadline().is_some_and(|(at, _)| at <= now.1) {
@@ -40,7 +46,11 @@ impl Handler<Order> for IkeSaActor {
     type Result = ();
 
     fn handle(&mut self, Order(command): Order, context: &mut Context<Self>) {
-        self.feed(Input::Command(command), context);
+        if self.acts() {
+            self.feed(Input::Command(command), context);
+        } else {
+            self.keep(command);
+        }
     }
 }
 
@@ -48,6 +58,10 @@ impl Handler<AuthDone> for IkeSaActor {
     type Result = ();
 
     fn handle(&mut self, done: AuthDone, context: &mut Context<Self>) {
+        if !self.acts() {
+            self.verdict = Some(Box::new(done));
+            return;
+        }
         let Stage::Opening { login, granted, .. } = &mut self.stage else {
             return;
         };
@@ -73,7 +87,7 @@ impl Handler<Stored> for IkeSaActor {
             .is_some_and(|(serial, _)| *serial <= stored.serial)
         {
             if let Some((_, transmit)) = self.held.pop_front() {
-                self.node.sockets.send(&transmit);
+                self.slot.send(&self.node.sockets, &transmit);
             }
         }
         if let Stage::Open { session, login, .. } = &mut self.stage
@@ -95,8 +109,8 @@ impl Handler<Gone> for IkeSaActor {
         if let (true, Some(child)) = (gone.panicked, session.child(spi_in)) {
             // Its SA is with the worker still: only the actor is new.
             self.node.metrics.restart("child_sa");
-            self.children
-                .insert(spi_in, ChildSaActor::resume(&self.node, context.address(), child));
+            let addr = ChildSaActor::resume(&self.node, &self.slot, context.address(), child);
+            self.children.insert(spi_in, addr);
         }
     }
 }
@@ -113,6 +127,10 @@ impl Handler<Evict> for IkeSaActor {
     type Result = ();
 
     fn handle(&mut self, Evict { reason }: Evict, context: &mut Context<Self>) {
+        if !self.acts() {
+            // It is on its way to another node, which has the record already.
+            return;
+        }
         self.close(&reason);
         context.stop();
     }

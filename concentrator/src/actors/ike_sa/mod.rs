@@ -1,9 +1,12 @@
 //! The shell of one [`IkeSa`]: feeds inputs, drains outputs, keeps one deadline, holds durable answers back.
 //!
+//! It acts only while its slot serves: before and after that it keeps what it is told to do, and hears nothing.
+//!
 //! It lives under the pending supervisor until its peer is authenticated, then under its tenant's.
 
 mod events;
 mod handlers;
+mod standing;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,18 +17,20 @@ use ike::wire::Spi;
 use ike::{IkeSa, Input, Transmit};
 
 use super::{ChildSaActor, Datagram, Gone, Who, panicked};
-use crate::authenticator::Granted;
+use crate::authenticator::{AuthDone, Granted};
 use crate::dispatch::Opening;
 use crate::login::Login;
 use crate::node::Node;
-use crate::records::{Change, Waiter};
-use crate::recovery::Revived;
+use crate::records::{Change, Priority, Waiter};
+use crate::recovery::{Arrival, Revived};
 use crate::sa_record::SaRecord;
 use crate::session::Session;
+use crate::slot::Slot;
 use crate::tenant::Counted;
 use crate::wheel::{Armed, Wheel};
 
 pub use handlers::Evict;
+pub(crate) use standing::{PutDown, Resave, Resume};
 
 /// Wait before a record that a full queue refused is offered again.
 const UNSAVED_RETRY: Duration = Duration::from_millis(50);
@@ -42,6 +47,8 @@ pub struct Begin {
     pub arrived: Instant,
     /// Its unit of the half-open limit.
     pub half_open: Counted,
+    /// Whose service address was called.
+    pub slot: Arc<Slot>,
 }
 
 /// How far the shell is.
@@ -65,6 +72,7 @@ enum Stage {
 /// The shell of one IKE SA.
 pub struct IkeSaActor {
     node: Arc<Node>,
+    slot: Arc<Slot>,
     id: u64,
     sa: IkeSa,
     stage: Stage,
@@ -82,6 +90,12 @@ pub struct IkeSaActor {
     first: Option<Datagram>,
     /// When the core was last told of inbound ESP.
     told_inbound: SystemTime,
+    /// Orders that came while the slot did not serve.
+    orders: Vec<ike::Command>,
+    /// A verdict that came then.
+    verdict: Option<Box<AuthDone>>,
+    /// Dropped when the session can be reached.
+    arrival: Option<Arrival>,
 }
 
 impl IkeSaActor {
@@ -91,7 +105,7 @@ impl IkeSaActor {
         let shared = Arc::clone(node);
         let addr = Self::start_in_arbiter(&node.arbiters.of(begin.id), move |_| {
             let policy = shared.init_policy(begin.opening.local);
-            let context = shared.ike_context(shared.generation());
+            let context = shared.ike_context(&begin.slot);
             let sa = IkeSa::respond(
                 Instant::now(),
                 context,
@@ -108,35 +122,44 @@ impl IkeSaActor {
             Self {
                 opening: Some(begin.opening),
                 first: Some(begin.first),
-                ..Self::new(shared, begin.id, sa, stage)
+                ..Self::new(shared, begin.slot, begin.id, sa, stage)
             }
         });
         node.dispatch.enter_opening(opening, addr);
     }
 
-    /// Starts the actor of a session that is carried on from its record.
-    pub fn revive(node: &Arc<Node>, revived: Revived) {
-        let shared = Arc::clone(node);
+    /// Starts the actor of a session that is carried on from its record, on the session's arbiter.
+    pub fn revive(node: &Arc<Node>, slot: &Arc<Slot>, revived: Revived) {
+        let (shared, slot) = (Arc::clone(node), Arc::clone(slot));
         let _ = Self::start_in_arbiter(&node.arbiters.of(revived.session.facts.id), move |_| {
-            let Revived { session, sa } = revived;
-            let counted = Counted::force(&shared.tenants.share(&session.facts.tenant).sessions);
-            let id = session.facts.id;
-            Self::new(
-                shared,
-                id,
-                sa,
-                Stage::Open {
-                    session,
-                    login: None,
-                    _counted: counted,
-                },
-            )
+            Self::revived(&shared, &slot, revived, None)
         });
     }
 
-    fn new(node: Arc<Node>, id: u64, sa: IkeSa, stage: Stage) -> Self {
+    /// The same on the arbiter that this is called on. `arrival` is dropped when it can be reached.
+    pub(crate) fn revive_here(node: &Arc<Node>, slot: &Arc<Slot>, revived: Revived, arrival: Arrival) {
+        let _ = Self::revived(node, slot, revived, Some(arrival)).start();
+    }
+
+    fn revived(node: &Arc<Node>, slot: &Arc<Slot>, revived: Revived, arrival: Option<Arrival>) -> Self {
+        let Revived { session, sa } = revived;
+        let counted = Counted::force(&node.tenants.share(&session.facts.tenant).sessions);
+        let id = session.facts.id;
+        let stage = Stage::Open {
+            session,
+            login: None,
+            _counted: counted,
+        };
+        Self {
+            arrival,
+            ..Self::new(Arc::clone(node), Arc::clone(slot), id, sa, stage)
+        }
+    }
+
+    fn new(node: Arc<Node>, slot: Arc<Slot>, id: u64, sa: IkeSa, stage: Stage) -> Self {
         Self {
             node,
+            slot,
             id,
             sa,
             stage,
@@ -151,6 +174,9 @@ impl IkeSaActor {
             closed: false,
             first: None,
             told_inbound: SystemTime::now(),
+            orders: Vec::new(),
+            verdict: None,
+            arrival: None,
         }
     }
 
@@ -172,15 +198,19 @@ impl IkeSaActor {
                 ike::Output::Event(event) => changed |= self.event(event, begun, context),
             }
         }
-        if (changed || sends.iter().any(|transmit| transmit.durable)) && !self.closed {
-            stored = self.save(context);
+        let durable = sends.iter().any(|transmit| transmit.durable);
+        if (changed || durable) && !self.closed {
+            stored = self.save(durable, context);
+        }
+        if let Stage::Open { session, .. } = &self.stage {
+            session.note_ids(self.sa.message_ids(), stored && !self.unsaved);
         }
         for transmit in sends {
             // Before the SA is up there is no record: a refusal leaves at once.
             if transmit.durable && stored {
                 self.held.push_back((self.serial, transmit));
             } else {
-                self.node.sockets.send(&transmit);
+                self.slot.send(&self.node.sockets, &transmit);
             }
         }
         if self.closed {
@@ -190,8 +220,8 @@ impl IkeSaActor {
         }
     }
 
-    /// Queues a record of the SA as it is; false when there is nothing to wait for.
-    fn save(&mut self, context: &mut Context<Self>) -> bool {
+    /// Queues a record of the SA as it is; false when there is nothing to wait for. `awaited`: an answer waits for it.
+    fn save(&mut self, awaited: bool, context: &mut Context<Self>) -> bool {
         let Stage::Open { session, login, .. } = &mut self.stage else {
             return false;
         };
@@ -203,12 +233,17 @@ impl IkeSaActor {
             who: context.address().recipient(),
             serial: self.serial,
         };
-        let sealed = SaRecord::new(session, snapshot).seal(&self.node.sealer);
-        self.unsaved = match sealed {
+        let priority = match (&login, awaited) {
+            (Some(_), _) => Priority::Login,
+            (None, true) => Priority::Rekey,
+            (None, false) => Priority::Bookkeeping,
+        };
+        let name = SaRecord::name(&self.slot, self.id);
+        self.unsaved = match SaRecord::new(session, snapshot).seal(&self.slot) {
             Ok(blob) => self
-                .node
+                .slot
                 .records
-                .submit(SaRecord::name(self.id), Change::Put(blob), Some(waiter))
+                .submit(name, Change::Put(blob), priority, Some(waiter))
                 .is_err(),
             Err(error) => {
                 tracing::error!(%error, "an SA record could not be made");
@@ -263,6 +298,7 @@ impl Actor for IkeSaActor {
 
     fn started(&mut self, context: &mut Context<Self>) {
         context.set_mailbox_capacity(self.node.config.limits.mailbox as usize);
+        self.slot.actors.insert(self.id, context.address());
         self.enter(self.sa.local_spi(), context);
         if let Some(Datagram { local, remote, bytes }) = self.first.take() {
             self.feed(Input::Datagram { local, remote, bytes }, context);
@@ -286,6 +322,8 @@ impl Actor for IkeSaActor {
             self.node.tell_tenant(&session.facts.tenant, gone);
             return;
         }
+        let own = context.address();
+        self.slot.actors.remove_if(&self.id, |_, addr| *addr == own);
         self.leave(context);
         if let Stage::Opening { .. } = &self.stage {
             self.node.authenticator.give_back(&self.node, self.id);

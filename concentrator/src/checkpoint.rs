@@ -1,0 +1,228 @@
+//! Checkpoints: how far the inbound windows and the message IDs of a slot's SAs have come, packed into few records.
+//!
+//! What changes with every packet cannot be a record of its own. Every now and then all of a slot's marks are packed
+//! into 1 to 128 chunks, by the low bits of their SPI or session, and the chunks that have changed are written. A mark
+//! costs 8 to 20 octets: 10,000 sessions with one child each, all of them busy, make 8 chunks of 30 KB, 240 KB each
+//! time; idle ones cost nothing. Marks only grow, so that chunks of different age can be read together.
+
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+use std::sync::atomic::Ordering;
+
+use ike::MessageIds;
+use serde::{Deserialize, Serialize};
+
+use crate::records::{Change, Priority};
+use crate::sa_record::{CHECKPOINT_PREFIX, RecordError};
+use crate::slot::Slot;
+
+/// The most chunks of a slot.
+pub const CHUNKS_MAX: usize = 128;
+/// Marks above which a slot has more chunks.
+const MARKS: usize = 2_048;
+/// The most marks of a chunk: 512 KiB at 20 octets each.
+const MARKS_MAX: usize = 26_000;
+/// The layout; a chunk of another one is not read.
+const VERSION: u8 = 1;
+
+/// All marks of a slot, as they are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The highest sequence number received, by inbound SPI.
+    windows: HashMap<u32, u64>,
+    /// Message IDs by session.
+    ids: HashMap<u64, (Stamp, MessageIds)>,
+}
+
+/// A chunk as it is written.
+#[derive(Default, Serialize, Deserialize)]
+struct Chunk {
+    windows: Vec<(u32, u64)>,
+    ids: Vec<(u64, MessageIds)>,
+}
+
+/// When a chunk was written: the slot's generation, and the round in it.
+type Stamp = (u64, u64);
+
+impl Chunk {
+    fn len(&self) -> usize {
+        self.windows.len() + self.ids.len()
+    }
+}
+
+/// Writes the checkpoints of one slot.
+#[derive(Default)]
+pub struct Checkpointer {
+    /// What each chunk was when it was last queued; `None`: never.
+    written: Vec<Option<u64>>,
+    rounds: u64,
+}
+
+/// What a round has written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// Chunks that had changed.
+    pub chunks: usize,
+    /// Their octets.
+    pub octets: usize,
+    /// Marks that had no room.
+    pub left_out: usize,
+}
+
+impl Checkpointer {
+    /// Queues the chunks that have changed since the last round.
+    pub fn round(&mut self, slot: &Slot) -> Round {
+        let (chunks, left_out) = pack(&marks(slot));
+        let stamp: Stamp = (slot.generation(), self.rounds);
+        self.rounds += 1;
+        let mut round = Round {
+            left_out,
+            ..Round::default()
+        };
+        let before = self.written.len().max(slot.chunks_found());
+        self.written.resize(chunks.len(), None);
+        for (index, (chunk, written)) in chunks.iter().zip(&mut self.written).enumerate() {
+            let now = digest(chunk);
+            let nothing_yet = written.is_none() && chunk.len() == 0 && index >= before;
+            if *written == Some(now) || nothing_yet {
+                continue;
+            }
+            let name = name(slot, index);
+            let Ok(octets) = postcard::to_extend(&(stamp, chunk), vec![VERSION]) else {
+                continue;
+            };
+            let Ok(blob) = slot.seal(&name, &octets) else {
+                continue;
+            };
+            round.chunks += 1;
+            round.octets += blob.len();
+            // A full queue: the next round tries again.
+            if slot
+                .records
+                .submit(name, Change::Put(blob), Priority::Bookkeeping, None)
+                .is_ok()
+            {
+                *written = Some(now);
+            }
+        }
+        for index in chunks.len()..before {
+            // Deletions are always taken.
+            let _ = slot
+                .records
+                .submit(name(slot, index), Change::Delete, Priority::Bookkeeping, None);
+        }
+        slot.set_chunks_found(0);
+        round
+    }
+
+    /// Everything has to be written again: under another fence.
+    pub fn forget(&mut self) {
+        self.written.fill(None);
+    }
+}
+
+fn name(slot: &Slot, index: usize) -> String {
+    format!("{}{CHECKPOINT_PREFIX}{index:02}", slot.prefix())
+}
+
+fn digest(chunk: &Chunk) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    chunk.windows.hash(&mut hasher);
+    for (session, ids) in &chunk.ids {
+        (session, ids.send, ids.receive, ids.link).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// How far a slot's SAs have come.
+fn marks(slot: &Slot) -> Marks {
+    let mut marks = Marks::default();
+    for child in &slot.children {
+        let highest = child.highest_in.load(Ordering::Acquire);
+        if highest > 0 {
+            marks.windows.insert(*child.key(), highest);
+        }
+    }
+    for session in &slot.sessions {
+        // What the SA record says of them needs no mark.
+        if let Some(ids) = session.unstored_ids() {
+            marks.ids.insert(*session.key(), ((0, 0), ids));
+        }
+    }
+    marks
+}
+
+/// Into chunks; and how many marks had no room.
+fn pack(marks: &Marks) -> (Vec<Chunk>, usize) {
+    let wanted = (marks.windows.len() + marks.ids.len()).div_ceil(MARKS);
+    let count = wanted.next_power_of_two().clamp(1, CHUNKS_MAX);
+    let mut chunks: Vec<Chunk> = std::iter::repeat_with(Chunk::default).take(count).collect();
+    let mut left_out = 0;
+    let mask = count as u64 - 1;
+    let mut place = |low: u64, put: &mut dyn FnMut(&mut Chunk)| {
+        let index = usize::try_from(low & mask).unwrap_or(0);
+        match chunks.get_mut(index) {
+            Some(chunk) if chunk.len() < MARKS_MAX => put(chunk),
+            _ => left_out += 1,
+        }
+    };
+    for (spi, highest) in &marks.windows {
+        place((*spi).into(), &mut |chunk| chunk.windows.push((*spi, *highest)));
+    }
+    for (session, (_, ids)) in &marks.ids {
+        place(*session, &mut |chunk| chunk.ids.push((*session, *ids)));
+    }
+    for chunk in &mut chunks {
+        chunk.windows.sort_unstable();
+        chunk.ids.sort_unstable_by_key(|(session, _)| *session);
+    }
+    (chunks, left_out)
+}
+
+impl Marks {
+    /// The highest sequence number received on a child SA; 0 when nothing is known.
+    #[must_use]
+    pub fn window(&self, spi_in: u32) -> u64 {
+        self.windows.get(&spi_in).copied().unwrap_or(0)
+    }
+
+    /// The message IDs of a session.
+    #[must_use]
+    pub fn ids(&self, session: u64) -> Option<MessageIds> {
+        self.ids.get(&session).map(|(_, ids)| *ids)
+    }
+
+    /// Reads a record if it is a chunk of this slot; false when it is something else.
+    ///
+    /// # Errors
+    /// It is one and cannot be read.
+    pub fn read(&mut self, slot: &Slot, name: &str, blob: &[u8]) -> Result<bool, RecordError> {
+        let index = name
+            .strip_prefix(slot.prefix())
+            .and_then(|name| name.strip_prefix(CHECKPOINT_PREFIX))
+            .and_then(|index| index.parse::<usize>().ok());
+        let Some(index) = index else { return Ok(false) };
+        slot.set_chunks_found(slot.chunks_found().max(index + 1));
+        let octets = slot.open(name, blob)?;
+        let (stamp, chunk): (Stamp, Chunk) = match octets.expose().split_first() {
+            Some((&VERSION, rest)) => postcard::from_bytes(rest)?,
+            first => {
+                let found = first.map_or(0, |(found, _)| *found);
+                return Err(RecordError::Version { found });
+            }
+        };
+        for (spi, highest) in chunk.windows {
+            let known = self.windows.entry(spi).or_default();
+            *known = highest.max(*known);
+        }
+        for (session, ids) in chunk.ids {
+            // In two chunks only if their number changed and the older one is still there.
+            let known = self.ids.entry(session).or_insert((stamp, ids));
+            if known.0 < stamp {
+                *known = (stamp, ids);
+            }
+        }
+        Ok(true)
+    }
+}

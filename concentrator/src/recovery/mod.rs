@@ -1,0 +1,154 @@
+//! One recovery path for a panicked actor, a restarted process and a taken-over slot: record → snapshot → core → actor.
+
+mod handover;
+mod restore;
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use ike::IkeSa;
+use store::StoreError;
+use tokio::sync::mpsc;
+
+use crate::actors::Retire;
+use crate::generation::GenerationError;
+use crate::node::Node;
+use crate::records::{Change, Priority};
+use crate::sa_record::{self, CEILING_PREFIX, CHECKPOINT_PREFIX, RecordError, SA_PREFIX, SaRecord};
+use crate::session::{Facts, Session};
+use crate::slot::Slot;
+
+pub use handover::{freeze, put_down, refence, rewrite, serve, thaw};
+pub use restore::{Report, Restore, read_slot, restore_slot};
+
+/// Dropped by every actor that a restoration waits for when its SA is in place.
+pub(crate) type Arrival = mpsc::Sender<()>;
+
+/// A session whose core is alive again.
+pub struct Revived {
+    /// The session.
+    pub session: Arc<Session>,
+    /// Its core.
+    pub sa: IkeSa,
+}
+
+/// Why a session cannot be carried on.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// There is no record of it.
+    #[error("there is no record")]
+    NoRecord,
+    /// The record cannot be used.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The core refuses it: of another version, for instance.
+    #[error("the snapshot is refused: {0}")]
+    Restore(#[from] ike::RestoreError),
+    /// Its hard lifetime passed while nobody served it.
+    #[error("its lifetime has passed")]
+    Expired,
+    /// So many owners have had it that its IVs could repeat.
+    #[error("its keys are {age} generations old")]
+    TooOld {
+        /// How many.
+        age: u64,
+    },
+    /// It belongs to a slot that this node has not.
+    #[error("its slot is not here")]
+    Elsewhere,
+    /// The store refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No generation could be taken.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+}
+
+/// Makes the core of one session again, after its actor panicked.
+///
+/// A new generation is taken first: the dead core may have sent messages that its record does not know of.
+///
+/// # Errors
+/// No record, or one that cannot be used.
+pub async fn load_one(node: Arc<Node>, id: u64) -> Result<Revived, RecoveryError> {
+    let session = node.sessions.get(id).ok_or(RecoveryError::NoRecord)?;
+    let slot = slot_of(&node, &session.facts).ok_or(RecoveryError::Elsewhere)?;
+    let name = SaRecord::name(&slot, id);
+    let blob = match slot.records.latest(&name) {
+        Some(Change::Put(blob)) => blob,
+        Some(Change::Delete) => return Err(RecoveryError::NoRecord),
+        None => {
+            node.sa_store
+                .get(&name)
+                .await?
+                .ok_or(RecoveryError::NoRecord)?
+                .value
+        }
+    };
+    let record = SaRecord::open(&slot, &name, &blob)?;
+    slot.raise().await?;
+    let elapsed = record.age(SystemTime::now());
+    let context = ike::Context {
+        spis: slot.reclaim(),
+        ..node.ike_context(&slot)
+    };
+    let generation = context.generation;
+    let mut sa = IkeSa::restore(Instant::now(), context, record.snapshot, elapsed, generation)?;
+    sa.taken_over(Instant::now(), session.ids());
+    Ok(Revived { session, sa })
+}
+
+/// The slot of a session, while this node has it.
+#[must_use]
+pub fn slot_of(node: &Node, facts: &Facts) -> Option<Arc<Slot>> {
+    node.slots
+        .get(facts.slot)
+        .filter(|slot| !slot.records.is_closed())
+}
+
+/// Drops every record of a single node: after a wrap of the generations, or when the store went back in time.
+///
+/// # Errors
+/// The store refuses.
+pub async fn drop_all(store: &dyn store::Store) -> Result<(), StoreError> {
+    let mut txn = store::Txn::new();
+    for prefix in [SA_PREFIX, CEILING_PREFIX, CHECKPOINT_PREFIX] {
+        txn.then.push(store::Op::DeletePrefix {
+            prefix: prefix.to_owned(),
+        });
+    }
+    store.txn(txn).await.map(|_| ())
+}
+
+/// Ends a session whose actor cannot be made again: its peer finds out by its own liveness checks.
+pub fn abandon(node: &Arc<Node>, id: u64, reason: &str) {
+    let Some(session) = node.sessions.get(id) else {
+        return;
+    };
+    let slot = slot_of(node, &session.facts);
+    for child in session.children() {
+        if let Some(addr) = child.addr.load_full() {
+            addr.do_send(Retire);
+        }
+        if let Some(slot) = &slot {
+            sa_record::forget_child(slot, child.sa.spi_in);
+            slot.spis().release_esp(child.sa.spi_in);
+        }
+    }
+    if let Some(slot) = &slot {
+        slot.actors.remove(&id);
+        forget(node, slot, &session.facts, reason);
+    }
+}
+
+/// Removes a session from the directory, the store and its pools.
+pub fn forget(node: &Arc<Node>, slot: &Slot, facts: &Facts, reason: &str) {
+    // Deletions are always taken.
+    let name = SaRecord::name(slot, facts.id);
+    let _ = slot.records.submit(name, Change::Delete, Priority::Delete, None);
+    slot.sessions.remove(&facts.id);
+    node.authenticator.give_back(node, facts.id);
+    if node.sessions.remove(facts.id, reason).is_some() {
+        node.metrics.session(&facts.tenant, -1);
+    }
+}
