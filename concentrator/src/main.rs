@@ -49,9 +49,11 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
     if arguments.print_defaults {
         use std::io::Write as _;
-        let mut defaults = Config::default();
-        // Only those who run a cluster are shown its settings.
-        defaults.cluster = config.cluster.map(|_| concentrator::config::Cluster::default());
+        let defaults = Config {
+            // Only those who run a cluster are shown its settings.
+            cluster: config.cluster.map(|_| concentrator::config::Cluster::default()),
+            ..Config::default()
+        };
         std::io::stdout().write_all(toml::to_string(&defaults)?.as_bytes())?;
         return Ok(());
     }
