@@ -222,7 +222,7 @@ impl Authenticator {
 /// Gives addresses of a slot back to their pools; they are another node's to give back when the slot is.
 pub async fn release(node: Arc<Node>, slot: u8, (tenant, leases): (String, Vec<Lease>)) {
     let Some(slot) = node.slots.get(slot) else { return };
-    let fence = slot.fence_values();
+    let fence = slot.fenced();
     for lease in leases {
         if let Some(pool) = node.registry.pool(&tenant, &lease.pool)
             && let Err(error) = pool

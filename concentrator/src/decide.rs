@@ -473,7 +473,7 @@ async fn allocate(
         else {
             continue;
         };
-        let fence = slot.fence_values();
+        let fence = slot.fenced();
         match pool.allocate_in(owner, wish, slot.share(), &fence).await {
             Ok(address) => {
                 let lease = Lease {

@@ -26,12 +26,6 @@ impl Fence {
         self
     }
 
-    /// Its comparisons of values.
-    #[must_use]
-    pub fn values(&self) -> &[CompareValue] {
-        &self.values
-    }
-
     /// The transaction under this fence.
     #[must_use]
     pub fn apply(&self, mut txn: Txn) -> Txn {

@@ -17,7 +17,7 @@ use arc_swap::ArcSwapOption;
 use crypto::Secret;
 use dashmap::DashMap;
 use ike::{SpiAllocator, Transmit};
-use store::CompareValue;
+use store::Txn;
 use tenants::Share;
 use tokio::sync::{RwLock, RwLockReadGuard, watch};
 
@@ -247,13 +247,14 @@ impl Slot {
         self.fence.load_full()
     }
 
-    /// The values of the fence, for writes of others than the records: leases of addresses.
+    /// An empty transaction under the fence, for writes of others than the records: leases of addresses.
     #[must_use]
-    pub fn fence_values(&self) -> Vec<CompareValue> {
-        self.fence
-            .load()
-            .as_ref()
-            .map_or_else(Vec::new, |fence| fence.values().to_vec())
+    pub fn fenced(&self) -> Txn {
+        let txn = Txn::new();
+        match self.fence.load().as_ref() {
+            Some(fence) => fence.apply(txn),
+            None => txn,
+        }
     }
 
     /// Writes go under another fence from here on.
