@@ -16,12 +16,22 @@
 #![deny(missing_docs)]
 
 mod api;
+mod balance;
+mod claim;
 mod core;
+mod epoch;
 mod event;
 mod fence;
+mod handover;
 pub mod heartbeat;
 pub mod keys;
+mod lease;
+mod member;
+mod order;
+mod report;
+mod slot;
 mod status;
+mod view;
 
 pub use api::{Boot, Broken, Input, Order, Output, Settings};
 pub use core::Core;
