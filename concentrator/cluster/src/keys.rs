@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   epoch                     decimal; absent = 0
+//!   root                      the root secret, wrapped
 //!   node/{name}               NodeCard, bound to the node's lease
 //!   member/{name}             Member: the node may own slots
 //!   slot/{s:03}/gen           decimal generation, for ever
@@ -17,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 /// The epoch's key.
 pub const EPOCH: &str = "epoch";
+/// Key of the cluster's root secret, wrapped.
+pub const ROOT: &str = "root";
 /// Prefix of the nodes' cards.
 pub const NODES: &str = "node/";
 /// Prefix of the members.

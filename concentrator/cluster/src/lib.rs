@@ -31,6 +31,7 @@ mod order;
 mod report;
 mod slot;
 mod status;
+pub mod vault;
 mod view;
 
 pub use api::{Boot, Broken, Input, Order, Output, Settings};
@@ -39,3 +40,4 @@ pub use event::{Cause, Counters, Event};
 pub use fence::Fence;
 pub use heartbeat::death_notice;
 pub use status::{NodeState, NodeStatus, SlotState, SlotStatus, Status};
+pub use vault::{ClusterKeyId, ClusterKeys, KeyFileError, Root, Vault, VaultError};
