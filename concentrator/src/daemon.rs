@@ -25,7 +25,7 @@ use crate::arbiters::Arbiters;
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::exclusive::{self, StateLock};
-use crate::generation::{self, NodeGenerations, Records};
+use crate::generation::{self, NodeGenerations, Records, Start};
 use crate::keylog::KeyLogWriter;
 use crate::management::{self, Servers};
 use crate::node::{Node, Parts};
@@ -65,6 +65,66 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
     result
 }
 
+/// What a node stands on: its stores, and what it owns of them.
+pub struct Foundation {
+    /// This start.
+    pub start: Start,
+    /// Who may connect.
+    pub registry: Arc<Registry>,
+    /// SA records.
+    pub sa_store: Arc<dyn Store>,
+    /// The slots; those that are there already are carried on before anything is heard.
+    pub slots: Slots,
+}
+
+impl Foundation {
+    /// That of a single node: two stores of its own in the state directory, and one slot.
+    ///
+    /// # Errors
+    /// A file cannot be read or made.
+    pub async fn single(config: &Config, runtime: &Handle) -> anyhow::Result<Self> {
+        let sealer = Sealer::open_or_create(&config.seal_key_file())?;
+        let configuration: Arc<dyn Store> =
+            Arc::new(Embedded::open(&config.configuration_store(), Durability::Full)?);
+        let sa_store: Arc<dyn Store> = Arc::new(Embedded::open(&config.sa_store(), Durability::Normal)?);
+        let start = generation::start(configuration.as_ref(), &config.state_directory).await?;
+        if start.records != Records::Keep {
+            tracing::warn!(why = ?start.records, "SA records of earlier starts are dropped");
+            recovery::drop_all(sa_store.as_ref()).await?;
+        }
+        // It follows the store with a task: on the runtime, not on an arbiter.
+        let open = Registry::open(
+            Arc::clone(&configuration),
+            Arc::new(sealer.clone()),
+            Arc::new(crate::policy::Proposals),
+        );
+        let registry = runtime.spawn(open).await??;
+        let generations = NodeGenerations::new(configuration, &config.state_directory);
+        let slots = Slots::single();
+        slots.begin(
+            0,
+            SlotStart {
+                generation: start.count,
+                prefix: String::new(),
+                fence: None,
+                sealer: Arc::new(sealer),
+                generations: Arc::new(generations),
+                numbered: false,
+                share: None,
+                checkpoint: Duration::from_secs(config.limits.checkpoint_secs.into()),
+                records_queued: config.limits.records_queued as usize,
+                logins_without_store: false,
+            },
+        );
+        Ok(Self {
+            start,
+            registry,
+            sa_store,
+            slots,
+        })
+    }
+}
+
 /// Starts everything. Call it within an actix system; `runtime` runs what is no actor.
 ///
 /// # Errors
@@ -74,31 +134,52 @@ pub async fn launch(
     config_path: Option<PathBuf>,
     runtime: Handle,
 ) -> anyhow::Result<Running> {
+    let (telemetry, lock) = begin(&config, &runtime).await?;
+    let foundation = Foundation::single(&config, &runtime).await?;
+    assemble(config, config_path, runtime, telemetry, lock, foundation).await
+}
+
+/// Like [`launch`], on stores that are there already.
+///
+/// # Errors
+/// See [`run`].
+pub async fn launch_on(
+    foundation: Foundation,
+    config: Config,
+    config_path: Option<PathBuf>,
+    runtime: Handle,
+) -> anyhow::Result<Running> {
+    let (telemetry, lock) = begin(&config, &runtime).await?;
+    assemble(config, config_path, runtime, telemetry, lock, foundation).await
+}
+
+/// The state directory, its lock and the log.
+async fn begin(config: &Config, runtime: &Handle) -> anyhow::Result<(Arc<Telemetry>, StateLock)> {
     make_directory(&config.state_directory)?;
     let telemetry = {
         let _within = runtime.enter();
-        Arc::new(Telemetry::start(&config)?)
+        Arc::new(Telemetry::start(config)?)
     };
-    telemetry.install_log(&config)?;
-    warn_of_debug(&config);
-
+    telemetry.install_log(config)?;
+    warn_of_debug(config);
     let lock = exclusive::lock_state(&config.state_directory).await?;
-    let sealer = Sealer::open_or_create(&config.seal_key_file())?;
-    let configuration: Arc<dyn Store> =
-        Arc::new(Embedded::open(&config.configuration_store(), Durability::Full)?);
-    let sa_store: Arc<dyn Store> = Arc::new(Embedded::open(&config.sa_store(), Durability::Normal)?);
-    let start = generation::start(configuration.as_ref(), &config.state_directory).await?;
-    if start.records != Records::Keep {
-        tracing::warn!(why = ?start.records, "SA records of earlier starts are dropped");
-        recovery::drop_all(sa_store.as_ref()).await?;
-    }
-    // It follows the store with a task: on the runtime, not on an arbiter.
-    let open = Registry::open(
-        Arc::clone(&configuration),
-        Arc::new(sealer.clone()),
-        Arc::new(crate::policy::Proposals),
-    );
-    let registry = runtime.spawn(open).await??;
+    Ok((telemetry, lock))
+}
+
+async fn assemble(
+    config: Config,
+    config_path: Option<PathBuf>,
+    runtime: Handle,
+    telemetry: Arc<Telemetry>,
+    lock: StateLock,
+    foundation: Foundation,
+) -> anyhow::Result<Running> {
+    let Foundation {
+        start,
+        registry,
+        sa_store,
+        slots,
+    } = foundation;
     let attempts = Arc::new(Attempts::new());
 
     let ports = [config.listen.ike_port, config.listen.nat_port];
@@ -115,25 +196,6 @@ pub async fn launch(
         Some(directory) => Some(KeyLogWriter::open(directory).context("debug.key_log")?),
         None => None,
     };
-    let slots = Slots::single();
-    slots.begin(
-        0,
-        SlotStart {
-            generation: start.count,
-            prefix: String::new(),
-            fence: None,
-            sealer: Arc::new(sealer),
-            generations: Arc::new(NodeGenerations::new(
-                Arc::clone(&configuration),
-                &config.state_directory,
-            )),
-            numbered: false,
-            share: None,
-            checkpoint: Duration::from_secs(config.limits.checkpoint_secs.into()),
-            records_queued: config.limits.records_queued as usize,
-            logins_without_store: false,
-        },
-    );
     let node = Node::new(Parts {
         start,
         metrics,
@@ -301,6 +363,10 @@ fn plane(config: &Config) -> dataplane::Config {
 /// Carries on the sessions of the last run, and serves.
 async fn carry_on(node: &Arc<Node>) -> anyhow::Result<recovery::Report> {
     let mut report = recovery::Report::default();
+    if node.slots.all().is_empty() {
+        // They come later, one by one.
+        return Ok(report);
+    }
     for slot in node.slots.all() {
         let records = recovery::read_slot(node, &slot).await?;
         report = recovery::restore_slot(node, &slot, records).await;

@@ -137,9 +137,10 @@ pub async fn put_down(node: &Arc<Node>, slot: &Arc<Slot>) {
     }
 }
 
-/// Goes on under another fence, and writes everything again: the store was put back to an older state. It is durable
-/// when `slot.records.flush()` returns.
-pub async fn refence(slot: &Arc<Slot>, fence: Option<Fence>) {
+/// Goes on with a later generation under another fence, and writes everything again: the store was put back to an older
+/// state. It is durable when `slot.records.flush()` returns.
+pub async fn refence(slot: &Arc<Slot>, generation: u64, fence: Option<Fence>) {
+    slot.set_generation(generation);
     slot.set_fence(fence);
     rewrite(slot).await;
 }

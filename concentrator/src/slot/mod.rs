@@ -171,6 +171,11 @@ impl Slot {
         u16::from_be_bytes([high, low])
     }
 
+    /// Its generation is a later one from here on; it never goes back.
+    pub fn set_generation(&self, generation: u64) {
+        self.generation.fetch_max(generation, Ordering::AcqRel);
+    }
+
     /// Takes the next generation, for an actor that panicked: it may have sent messages that its record does not know
     /// of. Durable when this returns; no record is written meanwhile.
     ///
@@ -182,7 +187,7 @@ impl Slot {
             return Err(GenerationError::Lost);
         }
         let raised = self.generations.next(self.id).await?;
-        self.generation.fetch_max(raised.generation, Ordering::AcqRel);
+        self.set_generation(raised.generation);
         if let Some(fence) = raised.fence {
             self.fence.store(Some(Arc::new(fence)));
         }

@@ -32,11 +32,19 @@ pub struct Client {
     pub closed: Option<String>,
     /// Datagrams that came.
     pub received: usize,
+    /// Where the gateway really listens in place of 500 and 4500.
+    pub ports: (u16, u16),
 }
 
 impl Client {
     /// A user at `address` who calls the gateway at 127.0.0.1.
     pub fn new(address: &str, id: &str, gateway_id: &str, key: &str) -> Self {
+        Self::calling("127.0.0.1", address, id, gateway_id, key)
+    }
+
+    /// A user at `address` who calls the gateway at `gateway`.
+    pub fn calling(gateway: &str, address: &str, id: &str, gateway_id: &str, key: &str) -> Self {
+        let gateway: IpAddr = gateway.parse().unwrap();
         let address: IpAddr = address.parse().unwrap();
         let bind = |port| {
             let socket = UdpSocket::bind(SocketAddr::new(address, port)).unwrap();
@@ -76,7 +84,7 @@ impl Client {
             context,
             config,
             local,
-            "127.0.0.1:500".parse().unwrap(),
+            SocketAddr::new(gateway, 500),
         );
         Self {
             sa,
@@ -89,6 +97,7 @@ impl Client {
             failed: None,
             closed: None,
             received: 0,
+            ports: (500, 4500),
         }
     }
 
@@ -149,6 +158,11 @@ impl Client {
                 let Some(bytes) = bytes else { continue };
                 let local =
                     SocketAddr::new(socket.local_addr().unwrap().ip(), if marked { 4500 } else { 500 });
+                let expected = if marked { self.ports.1 } else { self.ports.0 };
+                if from.port() != expected {
+                    continue;
+                }
+                let from = SocketAddr::new(from.ip(), if marked { 4500 } else { 500 });
                 self.received += 1;
                 any = true;
                 self.sa.handle(
@@ -168,11 +182,14 @@ impl Client {
         while let Some(output) = self.sa.poll() {
             match output {
                 Output::Transmit(transmit) => {
+                    let gateway = transmit.remote.ip();
                     if transmit.local.port() == 4500 {
                         let datagram = [&MARKER[..], &transmit.bytes].concat();
-                        self.marked.send_to(&datagram, transmit.remote).unwrap();
+                        self.marked.send_to(&datagram, (gateway, self.ports.1)).unwrap();
                     } else {
-                        self.plain.send_to(&transmit.bytes, transmit.remote).unwrap();
+                        self.plain
+                            .send_to(&transmit.bytes, (gateway, self.ports.0))
+                            .unwrap();
                     }
                 }
                 Output::Event(event) => self.event(event),
