@@ -16,6 +16,7 @@
 #![deny(missing_docs)]
 
 mod api;
+pub mod backup;
 mod balance;
 mod claim;
 mod core;
