@@ -209,6 +209,8 @@ impl IkeSaActor {
             // Before the SA is up there is no record: a refusal leaves at once.
             if transmit.durable && stored {
                 self.held.push_back((self.serial, transmit));
+            } else if self.held.iter().any(|(_, held)| held.bytes == transmit.bytes) {
+                // A repetition of what waits for its record waits with it.
             } else {
                 self.slot.send(&self.node.sockets, &transmit);
             }

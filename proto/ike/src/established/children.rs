@@ -53,6 +53,8 @@ pub(super) struct Child {
     pub(super) hard_at: Option<Instant>,
     /// Replaced: patience with the peer. Leaving: when it is gone.
     pub(super) until: Option<Instant>,
+    /// Replaced: inbound SPI of what the peer's rekey put in its place.
+    pub(super) successor: Option<u32>,
 }
 
 impl Child {
@@ -142,6 +144,7 @@ impl Core {
             soft_at: clock.soft_at,
             hard_at: clock.hard_at,
             until: None,
+            successor: None,
         });
     }
 

@@ -214,6 +214,29 @@ impl Core {
         }
     }
 
+    /// The peer goes on with a link that its rekey replaced: a synchronization of message IDs made it forget the rekey
+    /// (RFC 6311 section 8.3), and it does not have the new link. A new request proves it: a peer that has the answer sends
+    /// nothing but a DELETE here.
+    pub(super) fn revive_forgotten(&mut self, now: Instant, id: LinkId) {
+        let unused = self.current.role == Role::Responder && self.current.window.next_recv == 0;
+        let replaced = |link: &Link| link.id == id && matches!(link.fate, Fate::Replaced(_));
+        if !self.mid_sync || !unused || self.closing.is_some() || !self.others.iter().any(replaced) {
+            return;
+        }
+        self.abandon_pending(now);
+        let Some(index) = self.others.iter().position(replaced).filter(|_| !self.closed) else {
+            return;
+        };
+        let mut old = self.others.remove(index);
+        old.fate = Fate::Current;
+        let LinkId(spi_i, spi_r) = std::mem::replace(&mut self.current, old).id;
+        self.takeover = None;
+        self.restart_clock(now);
+        self.changed = true;
+        self.say_current();
+        self.event(Event::OldSpisGone { spi_i, spi_r });
+    }
+
     /// A candidate turned out redundant; the peer is to delete it.
     pub(super) fn retire(&mut self, now: Instant, id: LinkId) {
         let candidate = self.link_mut(id).filter(|link| link.fate == Fate::Candidate);

@@ -19,6 +19,7 @@ mod queue;
 mod receive;
 mod respond;
 mod snapshot;
+mod sync;
 mod takeover;
 mod tasks;
 #[cfg(test)]

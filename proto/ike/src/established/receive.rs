@@ -297,6 +297,9 @@ impl Core {
             Ok(datagrams) => {
                 link.window.answer(datagrams.clone());
                 link.requests.clear();
+                if !liveness {
+                    self.let_settle(now, id);
+                }
                 //= rfc7296#section-2.11
                 //# An implementation MUST accept incoming requests even if the source port is not 500 or 4500, and MUST respond to the address and port from which the request was received.
                 self.transmit(now, path.local, path.remote, datagrams, durable);

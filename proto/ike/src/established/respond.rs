@@ -23,6 +23,7 @@ impl Core {
             self.adopt(now, id);
         }
         if exchange == ExchangeType::CREATE_CHILD_SA {
+            self.revive_forgotten(now, id);
             self.respond_create(now, id, request)
         } else {
             self.respond_informational(now, id, request)

@@ -96,6 +96,7 @@ struct ChildRecord {
     soft: Option<Duration>,
     hard: Option<Duration>,
     until: Option<Duration>,
+    successor: Option<u32>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -134,6 +135,7 @@ impl Core {
             soft: left(child.soft_at),
             hard: left(child.hard_at),
             until: left(child.until),
+            successor: child.successor,
         };
         let job = |job: &Job| JobRecord {
             work: job.work.clone(),
@@ -208,6 +210,7 @@ impl Core {
                 soft_at: at(record.soft),
                 hard_at: at(record.hard),
                 until: at(record.until),
+                successor: record.successor,
             });
         }
         let mut queue = Queue::default();

@@ -10,27 +10,19 @@
 //!                        otherwise:        Waiting ──► Probing ──► done
 //! ```
 //!
-//! *Syncing* tells the peer a message ID far above all that we may have used. Each attempt is another request, with a
+//! *Syncing* (`sync`) tells the peer a message ID far above all that we may have used. Each attempt is another request, with a
 //! higher one: the peer has to drop what it has seen. *Probing* sends signs of life under one ID after the other, from the
 //! one that we believe in; the peer answers the ID that it expects, and from its cache the one before.
 
 use std::time::{Duration, Instant};
 
 use super::link::{Direction, LinkId};
-use super::receive::Path;
-use super::tasks::{Task, liveness};
+use super::sync::SyncData;
+use super::tasks::Task;
 use super::{Core, lifetimes};
 use crate::types::{CloseReason, MessageIds};
 use crate::wire::protect::Content;
-use crate::wire::{
-    DecodeError, ExchangeType, Header, Notify, NotifyType, Payload, Payloads, decode_payloads,
-};
-
-/// How far a synchronization goes beyond what we know to have used: more signs of life than a lost record can hide.
-const STRIDE: u32 = 4096;
-
-/// Doublings of the stride by attempts without an answer.
-const STRIDES: u8 = 8;
+use crate::wire::{DecodeError, ExchangeType, Header, Notify, NotifyType, Payload, Payloads};
 
 /// Takeovers of many SAs at once are spread over this time.
 const SPREAD: Duration = Duration::from_secs(2);
@@ -61,15 +53,16 @@ const PATIENCE: u8 = 3;
 /// What is unsure about our requests.
 #[derive(Debug)]
 pub(super) struct Takeover {
-    stage: Stage,
+    pub(super) stage: Stage,
     /// Synchronizations sent.
-    attempts: u8,
+    pub(super) attempts: u8,
 }
 
 #[derive(Debug)]
-enum Stage {
-    /// Nothing is asked before then, nor before a request of the former owner is answered.
-    Waiting { until: Instant },
+pub(super) enum Stage {
+    /// Nothing is asked before then, nor before a request of the former owner is answered. Requests of the peer may put it
+    /// off until `latest`.
+    Waiting { until: Instant, latest: Instant },
     /// A synchronization is under way.
     Syncing {
         nonce: [u8; 4],
@@ -93,73 +86,22 @@ enum Stage {
 
 /// One message ID that was tried.
 #[derive(Debug)]
-struct Probe {
-    id: u32,
+pub(super) struct Probe {
+    pub(super) id: u32,
     datagrams: Vec<Vec<u8>>,
-}
-
-/// A synchronization that the peer asks for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum SyncRequest {
-    /// As it has to be.
-    Fits(SyncData),
-    /// To be dropped.
-    Broken,
-}
-
-/// The data of IKEV2_MESSAGE_ID_SYNC (RFC 6311 section 6.3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct SyncData {
-    pub(super) nonce: [u8; 4],
-    /// EXPECTED_SEND_REQ_MESSAGE_ID: of the sender's next request.
-    pub(super) send: u32,
-    /// EXPECTED_RECV_REQ_MESSAGE_ID: of the next request that it expects.
-    pub(super) receive: u32,
-}
-
-impl SyncData {
-    pub(super) fn of(notify: &Notify) -> Option<Self> {
-        let (parts, []) = notify.data.as_chunks::<4>() else {
-            return None;
-        };
-        let &[nonce, send, receive] = parts else {
-            return None;
-        };
-        let (send, receive) = (u32::from_be_bytes(send), u32::from_be_bytes(receive));
-        Some(Self { nonce, send, receive })
-    }
-
-    fn payload(self) -> Payload {
-        let parts = [self.nonce, self.send.to_be_bytes(), self.receive.to_be_bytes()];
-        Payload::Notify(Notify::with_data(
-            NotifyType::IKEV2_MESSAGE_ID_SYNC,
-            parts.concat(),
-        ))
-    }
-
-    /// The only payload of a message, if that is what the message is about.
-    fn read(content: &Result<Content, DecodeError>) -> Option<SyncRequest> {
-        let Ok(Content::Whole { first, plaintext }) = content else {
-            return None;
-        };
-        let payloads = decode_payloads(*first, plaintext).ok()?;
-        let notify = Payloads(&payloads).notify(NotifyType::IKEV2_MESSAGE_ID_SYNC)?;
-        //= rfc6311#section-5.1
-        //# Both the request and the response MUST NOT contain any additional payloads, other than an optional IPSEC_REPLAY_COUNTER_SYNC notification in the request.
-        // That one was not agreed upon: we never announce it.
-        Some(match (payloads.len(), Self::of(notify)) {
-            (1, Some(data)) => SyncRequest::Fits(data),
-            _ => SyncRequest::Broken,
-        })
-    }
 }
 
 /// Names a pair of SPIs.
 fn fold(id: LinkId) -> u32 {
     let LinkId(spi_i, spi_r) = id;
-    let mixed = spi_i.0 ^ spi_r.0.rotate_left(32);
-    let [a, b, c, d, e, f, g, h] = mixed.to_be_bytes();
-    u32::from_be_bytes([a, b, c, d]) ^ u32::from_be_bytes([e, f, g, h])
+    let mixed = spi_i
+        .0
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .rotate_left(31)
+        .wrapping_add(spi_r.0)
+        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let [a, b, c, d, ..] = mixed.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
 }
 
 impl Core {
@@ -210,7 +152,10 @@ impl Core {
         let wait = if settle { SETTLE } else { Duration::ZERO };
         let until = now + wait + lifetimes::jitter(SPREAD, &mut *self.context.random);
         let stage = if sent.is_empty() || self.mid_sync {
-            Stage::Waiting { until }
+            Stage::Waiting {
+                until,
+                latest: until + SETTLE * 2,
+            }
         } else {
             let first = self.current.window.next_send;
             Stage::Probing {
@@ -226,6 +171,19 @@ impl Core {
         }
     }
 
+    /// The peer gets the answer to a request of its own before it is synchronized, which would make it forget the request.
+    pub(super) fn let_settle(&mut self, now: Instant, id: LinkId) {
+        if self.mid_sync
+            && id == self.current.id
+            && let Some(Takeover {
+                stage: Stage::Waiting { until, latest },
+                ..
+            }) = &mut self.takeover
+        {
+            *until = (*until).max((now + SETTLE).min(*latest));
+        }
+    }
+
     /// Whether requests of ours have to wait because the peer's window is not known.
     pub(super) fn is_unsure(&self) -> bool {
         self.takeover.is_some()
@@ -234,7 +192,7 @@ impl Core {
     /// When [`expire_takeover`](Self::expire_takeover) has something to do.
     pub(super) fn takeover_at(&self) -> Option<Instant> {
         match &self.takeover.as_ref()?.stage {
-            Stage::Waiting { until } => Some(*until).filter(|_| self.current.window.pending.is_none()),
+            Stage::Waiting { until, .. } => Some(*until).filter(|_| self.current.window.pending.is_none()),
             Stage::Syncing { due, .. } | Stage::Probing { due, .. } => Some(*due),
             Stage::Confirming => None,
         }
@@ -262,88 +220,9 @@ impl Core {
         }
     }
 
-    fn set_stage(&mut self, stage: Stage) {
+    pub(super) fn set_stage(&mut self, stage: Stage) {
         if let Some(takeover) = &mut self.takeover {
             takeover.stage = stage;
-        }
-    }
-
-    // Our requests, by RFC 6311.
-
-    /// Sends a synchronization: the first one, or the next after one that was not answered.
-    fn synchronize(&mut self, now: Instant) {
-        let Some(takeover) = &mut self.takeover else {
-            return;
-        };
-        if takeover.attempts > self.context.timing.retransmit_tries {
-            return self.takeover_failed();
-        }
-        let ahead = match &takeover.stage {
-            Stage::Syncing { ahead, .. } => *ahead,
-            Stage::Waiting { .. } | Stage::Confirming | Stage::Probing { .. } => None,
-        };
-        let stride = STRIDE << takeover.attempts.min(STRIDES);
-        takeover.attempts = takeover.attempts.saturating_add(1);
-        let due = now + self.context.timing.retransmit_after(takeover.attempts);
-        let window = &mut self.current.window;
-        //= rfc6311#section-5.1
-        //# M1 MUST be chosen so that it is larger than any value known to have been used.
-        //= rfc6311#section-5.1
-        //# The peer MUST silently drop any received synchronization message if M1 is lower than or equal to the highest value it has seen from the cluster.
-        // So a request that was not answered is not sent again: the next one goes further.
-        window.next_send = window.next_send.saturating_add(stride);
-        //= rfc6311#section-5.1
-        //# P1 SHOULD be 1 more than the last Message ID value received from the peer, but may be any higher value.
-        // The peer waits for an answer to what lies ahead, so that one is expected next.
-        window.next_recv = window.next_recv.max(ahead.unwrap_or(0));
-        let mut nonce = [0; 4];
-        self.context.random.fill(&mut nonce);
-        let data = SyncData {
-            nonce,
-            send: window.next_send,
-            receive: window.next_recv,
-        };
-        takeover.stage = Stage::Syncing {
-            nonce,
-            send: data.send,
-            receive: data.receive,
-            ahead: None,
-            due,
-        };
-        self.send_sync(now, self.local, self.remote, Direction::Request, data);
-    }
-
-    fn send_sync(
-        &mut self,
-        now: Instant,
-        local: std::net::SocketAddr,
-        remote: std::net::SocketAddr,
-        direction: Direction,
-        data: SyncData,
-    ) {
-        //= rfc6311#section-5.1
-        //# The request and the response MUST both be sent with a Message ID value of zero.
-        let sealed = self.current.seal_as(
-            0,
-            ExchangeType::INFORMATIONAL,
-            direction,
-            &[data.payload()],
-            self.fragment_size,
-            &mut *self.context.random,
-        );
-        let what = match direction {
-            Direction::Request => "asked for",
-            Direction::Response => "agreed",
-        };
-        let (send, receive) = (data.send, data.receive);
-        self.step(
-            "message_id_sync",
-            format!("{what}: ours {send}, the peer's {receive}"),
-        );
-        match sealed {
-            // An answer makes the window of a peer: it has to outlive us.
-            Ok(datagrams) => self.transmit(now, local, remote, datagrams, direction == Direction::Response),
-            Err(error) => self.close(CloseReason::Protocol(error.to_string())),
         }
     }
 
@@ -381,44 +260,13 @@ impl Core {
         }
     }
 
-    fn synchronized(&mut self, now: Instant, asked: SyncData, answer: Option<SyncRequest>) {
-        //= rfc6311#section-5.1
-        //# A response MUST be silently dropped if the received nonce does not match the one that was sent.
-        let fits = |answer: &SyncData| {
-            answer.nonce == asked.nonce && answer.receive >= asked.send && answer.send >= asked.receive
-        };
-        let answer = match answer {
-            Some(SyncRequest::Fits(answer)) if fits(&answer) => answer,
-            Some(SyncRequest::Fits(_) | SyncRequest::Broken) | None => {
-                self.counters.unexpected += 1;
-                return;
-            }
-        };
-        self.heard = now;
-        self.counters.message_id_syncs += 1;
-        let window = &mut self.current.window;
-        window.next_send = window.next_send.max(answer.receive);
-        window.next_recv = window.next_recv.max(answer.send);
-        window.gap = false;
-        self.current.requests.clear();
-        self.step(
-            "message_id_sync",
-            format!("done: ours {}, the peer's {}", answer.receive, answer.send),
-        );
-        self.set_stage(Stage::Confirming);
-        // A copy of our request that the network made moves some peers once more: an exchange at once tells.
-        let request = liveness::build(self);
-        self.send(now, self.current.id, request);
-    }
-
     /// Whether a request that is about to be sent again has been sent often enough under its message ID.
     pub(super) fn is_in_vain(&self, id: LinkId) -> bool {
-        let sent = self
-            .current
-            .window
-            .pending
-            .as_ref()
-            .map_or(0, |pending| pending.sent);
+        // A rekey of the IKE SA is not given up lightly: if the peer has executed it, it is gone from here.
+        let sent = match self.current.window.pending.as_ref() {
+            Some(pending) if !matches!(pending.task, Task::RekeyIke(_)) => pending.sent,
+            Some(_) | None => 0,
+        };
         let waits = matches!(
             self.takeover.as_ref().map(|takeover| &takeover.stage),
             Some(Stage::Waiting { .. } | Stage::Confirming)
@@ -429,11 +277,14 @@ impl Core {
     /// Gives up a request that nobody answers, and finds out which message ID the peer expects.
     pub(super) fn withdraw(&mut self, now: Instant) {
         self.abandon_pending(now);
-        self.set_stage(Stage::Waiting { until: now });
+        self.set_stage(Stage::Waiting {
+            until: now,
+            latest: now,
+        });
     }
 
     /// A request under way will not be answered any more: it is tried again later under another message ID.
-    fn abandon_pending(&mut self, now: Instant) {
+    pub(super) fn abandon_pending(&mut self, now: Instant) {
         let Some(pending) = self.current.window.pending.take() else {
             return;
         };
@@ -447,7 +298,7 @@ impl Core {
         }
     }
 
-    fn takeover_failed(&mut self) {
+    pub(super) fn takeover_failed(&mut self) {
         let reason = self.closing.take().unwrap_or(CloseReason::PeerDead);
         self.close(reason);
     }
@@ -567,66 +418,5 @@ impl Core {
             self.counters.message_id_gaps += 1;
         }
         sure
-    }
-
-    /// The peer's synchronization, if a request is one and we agreed on it.
-    pub(super) fn sync_request(
-        &self,
-        header: &Header,
-        content: &Result<Content, DecodeError>,
-    ) -> Option<SyncRequest> {
-        let candidate =
-            self.mid_sync && header.message_id == 0 && header.exchange == ExchangeType::INFORMATIONAL;
-        if candidate { SyncData::read(content) } else { None }
-    }
-
-    /// Answers the peer's synchronization: it is a cluster, and another member has taken over.
-    pub(super) fn answer_sync(&mut self, now: Instant, path: Path, id: LinkId, request: SyncRequest) {
-        let window = &self.current.window;
-        //= rfc6311#section-5.1
-        //# This includes any previous received synchronization messages.
-        let seen = |data: &SyncData| {
-            data.send < window.next_recv || window.synced.is_some_and(|synced| data.send <= synced)
-        };
-        let data = match request {
-            SyncRequest::Fits(data) if id == self.current.id && !seen(&data) => data,
-            SyncRequest::Fits(_) | SyncRequest::Broken => {
-                self.counters.unexpected += 1;
-                return;
-            }
-        };
-        self.heard = now;
-        self.counters.message_id_syncs += 1;
-        let probed = match self.takeover.as_ref().map(|takeover| &takeover.stage) {
-            Some(Stage::Probing { sent, .. }) => sent.last().map(|probe| probe.id.saturating_add(1)),
-            Some(_) | None => None,
-        };
-        let window = &mut self.current.window;
-        //= rfc6311#section-5.1
-        //# P2 MUST be the higher of the received P1 value, and one more than the highest sender value used by the peer.
-        window.next_send = window.next_send.max(probed.unwrap_or(0)).max(data.receive);
-        //= rfc6311#section-5.1
-        //# M2 MUST be at least the higher of the received M1, and one more than the highest sender value received from the cluster.
-        window.next_recv = window.next_recv.max(data.send);
-        window.synced = Some(data.send);
-        window.gap = false;
-        //= rfc6311#section-5.1
-        //# The request contains a Nonce field. This field MUST be returned in the response, unchanged.
-        let answer = SyncData {
-            nonce: data.nonce,
-            send: window.next_send,
-            receive: window.next_recv,
-        };
-        self.current.requests.clear();
-        let syncing = |takeover: &Takeover| matches!(takeover.stage, Stage::Syncing { .. });
-        if !self.takeover.as_ref().is_some_and(syncing) {
-            self.takeover = None;
-        }
-        //= rfc6311#section-9
-        //# The peer should not wait for any pending responses while responding with the new Message ID values.
-        self.abandon_pending(now);
-        if !self.closed {
-            self.send_sync(now, path.local, path.remote, Direction::Response, answer);
-        }
     }
 }

@@ -9,7 +9,7 @@ use crypto::Group;
 use serde::{Deserialize, Serialize};
 
 use super::super::Core;
-use super::super::children::State;
+use super::super::children::{Child, State};
 use super::super::collision::{Nonces, Redundant, redundant};
 use super::super::queue::{Job, Work};
 use super::offer::{self, Agreed, Offer};
@@ -248,7 +248,9 @@ pub(in crate::established) fn handle(
     let again = core
         .rekey_under_way(old)
         .is_some_and(|task| task.theirs.is_some());
-    if ended || again || core.is_delete_wanted(old) {
+    // A synchronization of message IDs made the peer forget its rekey (RFC 6311 section 8.3): it does not have the successor.
+    let forgotten = forgotten_successor(core, old);
+    if (ended && forgotten.is_none()) || again || core.is_delete_wanted(old) {
         //= rfc7296#section-2.25.1
         //# If a peer receives a request to rekey a Child SA that it is currently trying to close, it SHOULD reply with TEMPORARY_FAILURE.
         return Answer::refuse(Notify::new(NotifyType::TEMPORARY_FAILURE));
@@ -269,11 +271,32 @@ pub(in crate::established) fn handle(
             //# If a peer receives a request to rekey a Child SA that it is currently rekeying, it SHOULD reply as usual, and SHOULD prepare to close redundant SAs later based on the nonces (see Section 2.8.1).
             match core.rekey_under_way(old) {
                 Some(ours) => ours.note(agreed.sa.spi_in, &agreed.nonces),
-                None => core.mark_replaced(now, old),
+                None => {
+                    core.mark_replaced(now, old);
+                    if let Some(child) = core.children.by_in_mut(old) {
+                        child.successor = Some(agreed.sa.spi_in);
+                    }
+                }
             }
             core.install(now, agreed.sa, Some(agreed.group), State::Installed);
+            if let Some(orphan) = forgotten.flatten() {
+                core.want_delete(now, orphan, ChildEnd::Failed);
+            }
             Answer::of(payloads)
         }
         Err(notify) => Answer::refuse(notify),
     }
+}
+
+/// Whether the peer rekeys again what its earlier rekey replaced: it cannot know of that one. The inner value is the
+/// successor, if we still have it.
+fn forgotten_successor(core: &Core, old: u32) -> Option<Option<u32>> {
+    let replaced = |child: &&Child| core.mid_sync && child.state == State::Replaced;
+    let successor = core.children.by_in(old).filter(replaced)?.successor?;
+    let there = core.children.by_in(successor);
+    Some(
+        there
+            .filter(|child| child.state == State::Installed)
+            .map(|_| successor),
+    )
 }

@@ -15,6 +15,7 @@
 mod child_collisions;
 mod child_rekey;
 mod deletes;
+mod failover;
 mod ike_collisions;
 mod ike_rekey;
 mod lifetimes;
@@ -23,8 +24,10 @@ mod post;
 mod random;
 mod redirect;
 mod snapshots;
+mod sync;
 mod takeover;
 
+pub(super) use post::Setup;
 use post::{Dice, Letter, Seen, Spis};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -79,43 +82,6 @@ pub(super) struct Side {
     /// What a store holds: the state at the last durable message or change, and when that was.
     pub(super) record: Option<(CoreSnapshot, Instant)>,
     pub(super) writes: u32,
-}
-
-/// How a pair is set up.
-#[derive(Clone)]
-pub(super) struct Setup {
-    pub(super) groups: (Vec<Group>, Vec<Group>),
-    pub(super) ike_groups: (Vec<Group>, Vec<Group>),
-    pub(super) child_life: Lifetime,
-    pub(super) ike_life: Lifetime,
-    pub(super) rekey: RekeyPolicy,
-    pub(super) liveness: Option<Duration>,
-    pub(super) nat: (NatFindings, NatFindings),
-    pub(super) fragment_size: Option<usize>,
-    pub(super) timing: Timing,
-    pub(super) max_children: u16,
-    pub(super) message_id_sync: bool,
-    pub(super) seed: u64,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        let curve = vec![Group::Curve25519];
-        Self {
-            groups: (Vec::new(), Vec::new()),
-            ike_groups: (curve.clone(), curve),
-            child_life: Lifetime::default(),
-            ike_life: Lifetime::default(),
-            rekey: RekeyPolicy::AtSoftLimit,
-            liveness: None,
-            nat: (NatFindings::default(), NatFindings::default()),
-            fragment_size: None,
-            timing: Timing::default(),
-            max_children: 8,
-            message_id_sync: true,
-            seed: 1,
-        }
-    }
 }
 
 /// Two ends and the time.

@@ -1,4 +1,4 @@
-//! What the two ends are given, and what travels between them: SPIs, dice, letters that can be looked into.
+//! What the two ends are given, and what travels between them: settings, SPIs, dice, letters that can be looked into.
 
 use super::*;
 
@@ -102,5 +102,42 @@ impl Seen {
             )
         };
         self.payloads.iter().any(ike)
+    }
+}
+
+/// How a pair is set up.
+#[derive(Clone)]
+pub(in crate::established) struct Setup {
+    pub(in crate::established) groups: (Vec<Group>, Vec<Group>),
+    pub(in crate::established) ike_groups: (Vec<Group>, Vec<Group>),
+    pub(in crate::established) child_life: Lifetime,
+    pub(in crate::established) ike_life: Lifetime,
+    pub(in crate::established) rekey: RekeyPolicy,
+    pub(in crate::established) liveness: Option<Duration>,
+    pub(in crate::established) nat: (NatFindings, NatFindings),
+    pub(in crate::established) fragment_size: Option<usize>,
+    pub(in crate::established) timing: Timing,
+    pub(in crate::established) max_children: u16,
+    pub(in crate::established) message_id_sync: bool,
+    pub(in crate::established) seed: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let curve = vec![Group::Curve25519];
+        Self {
+            groups: (Vec::new(), Vec::new()),
+            ike_groups: (curve.clone(), curve),
+            child_life: Lifetime::default(),
+            ike_life: Lifetime::default(),
+            rekey: RekeyPolicy::AtSoftLimit,
+            liveness: None,
+            nat: (NatFindings::default(), NatFindings::default()),
+            fragment_size: None,
+            timing: Timing::default(),
+            max_children: 8,
+            message_id_sync: true,
+            seed: 1,
+        }
     }
 }

@@ -3,21 +3,21 @@
 use super::*;
 
 /// A link that loses, doubles and reorders.
-struct Weather {
-    dice: SeededRandom,
-    loss: u32,
-    double: u32,
-    disorder: u32,
+pub(super) struct Weather {
+    pub(super) dice: SeededRandom,
+    pub(super) loss: u32,
+    pub(super) double: u32,
+    pub(super) disorder: u32,
 }
 
 impl Weather {
-    fn chance(&mut self, percent: u32) -> bool {
+    pub(super) fn chance(&mut self, percent: u32) -> bool {
         self.dice.u32() % 100 < percent
     }
 }
 
 /// What happens in one step.
-fn disturb(pair: &mut Pair, dice: &mut SeededRandom, may_close: bool) {
+pub(super) fn disturb(pair: &mut Pair, dice: &mut SeededRandom, may_close: bool) {
     let first = dice.u32().is_multiple_of(2);
     let now = pair.now;
     let side = if first { &mut pair.a } else { &mut pair.b };
@@ -67,7 +67,7 @@ fn blow(pair: &mut Pair, weather: &mut Weather) {
 }
 
 /// Lets the time go to the next deadline, or a little.
-fn tick(pair: &mut Pair, weather: &mut Weather) {
+pub(super) fn tick(pair: &mut Pair, weather: &mut Weather) {
     let next = [&pair.a, &pair.b]
         .into_iter()
         .filter_map(|side| side.core.deadline())
@@ -126,7 +126,7 @@ fn run(seed: u64, loss: u32, may_close: bool, restarts: bool) -> Pair {
 }
 
 /// Both sides have the same, or both have ended; nothing leaked; and it still works.
-fn check_settled(pair: &mut Pair, seed: u64) {
+pub(super) fn check_settled(pair: &mut Pair, seed: u64) {
     if pair.a.closed.is_some() && pair.b.closed.is_some() {
         for side in [&pair.a, &pair.b] {
             assert!(side.spis.taken.lock().unwrap().is_empty(), "seed {seed}");
