@@ -9,6 +9,8 @@ struct Child {
     inbound: InboundSa,
     outbound: OutboundSa,
     usable: bool,
+    /// A younger one has been usable: what arrives on this one is still opened, and nothing is sent on it any more.
+    spent: bool,
 }
 
 /// The child SAs of one IKE SA, oldest first, and what they dropped.
@@ -55,9 +57,23 @@ impl Children {
             spi_in: child.spi_in,
             inbound,
             outbound,
-            usable: child.activate == Activate::Now,
+            usable: false,
+            spent: false,
         });
+        if child.activate == Activate::Now {
+            self.make_usable(self.list.len() - 1);
+        }
         Ok(())
+    }
+
+    /// Whatever is sent goes there, until a younger one is usable.
+    fn make_usable(&mut self, place: usize) {
+        for older in self.list.iter_mut().take(place) {
+            older.spent = true;
+        }
+        if let Some(child) = self.list.get_mut(place) {
+            child.usable = true;
+        }
     }
 
     /// Forgets a child SA.
@@ -85,7 +101,8 @@ impl Children {
             .unwrap_or_default();
         // The newest child that may be used: the one before it while a rekey is under way, until that is gone.
         let newest = self.list.len().checked_sub(1);
-        let place = self.list.iter().rposition(|child| child.usable).or(newest);
+        let fit = |child: &Child| child.usable && !child.spent;
+        let place = self.list.iter().rposition(fit).or(newest);
         let sealed = match place.and_then(|place| self.list.get_mut(place)) {
             Some(child) => child.outbound.seal(&mut self.buffer, inner, next_header),
             None => Err(DropReason::NoSa),
@@ -102,18 +119,23 @@ impl Children {
     /// Opens an ESP packet in place; gives the inner one. None for what is dropped, which is counted.
     pub(crate) fn open<'a>(&mut self, bytes: &'a mut [u8]) -> Option<&'a [u8]> {
         let spi = bytes.first_chunk().map(|spi| u32::from_be_bytes(*spi));
-        let Some(child) = self.list.iter_mut().find(|child| Some(child.spi_in) == spi) else {
+        let place = self.list.iter().position(|child| Some(child.spi_in) == spi);
+        let Some((place, child)) = place.and_then(|place| Some((place, self.list.get_mut(place)?))) else {
             self.drops.count(DropReason::UnknownSpi);
             return None;
         };
         let end = bytes.len();
-        match child.inbound.open(bytes, 0..end) {
-            Ok(opened) => {
-                child.usable = true;
-                bytes.get(opened.inner)
-            }
+        let opened = child.inbound.open(bytes, 0..end);
+        let first = !child.usable
+            && opened
+                .as_ref()
+                .map_or_else(|reason| reason.is_authentic(), |_| true);
+        if first {
+            self.make_usable(place);
+        }
+        match opened {
+            Ok(opened) => bytes.get(opened.inner),
             Err(reason) => {
-                child.usable |= reason.is_authentic();
                 self.drops.count(reason);
                 None
             }
