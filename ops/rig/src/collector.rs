@@ -35,18 +35,25 @@ type Traces = BTreeMap<Vec<u8>, Vec<Span>>;
 #[derive(Debug, Clone, Default)]
 struct Collector {
     open: Arc<Mutex<Traces>>,
+    /// Nothing is printed.
+    quiet: bool,
+}
+
+impl Collector {
+    async fn serve(self, address: SocketAddr) -> Result<()> {
+        tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(self.clone()))
+            .add_service(MetricsServiceServer::new(self.clone()))
+            .add_service(LogsServiceServer::new(self))
+            .serve(address)
+            .await?;
+        Ok(())
+    }
 }
 
 /// Receives traces at `address` until the process ends; metrics and logs are taken and dropped.
 pub async fn serve(address: SocketAddr) -> Result<()> {
-    let collector = Collector::default();
-    tonic::transport::Server::builder()
-        .add_service(TraceServiceServer::new(collector.clone()))
-        .add_service(MetricsServiceServer::new(collector.clone()))
-        .add_service(LogsServiceServer::new(collector))
-        .serve(address)
-        .await?;
-    Ok(())
+    Collector::default().serve(address).await
 }
 
 #[tonic::async_trait]
@@ -74,7 +81,9 @@ impl TraceService for Collector {
             }
         }
         for id in finished {
-            if let Some(trace) = open.remove(&id) {
+            if let Some(trace) = open.remove(&id)
+                && !self.quiet
+            {
                 print(&tree(&trace));
             }
         }
@@ -108,6 +117,28 @@ impl LogsService for Collector {
 #[allow(clippy::print_stdout, reason = "the tree is what this program is for")]
 fn print(text: &str) {
     print!("{text}");
+}
+
+/// Receives at `address` inside a namespace, in a thread of its own that ends with the process, and prints nothing.
+pub fn serve_inside(namespace: &str, address: SocketAddr) -> Result<()> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    let file = std::fs::File::open(format!("/run/netns/{namespace}"))?;
+    let (ready, started) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let entered =
+            move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let (Ok(()), Ok(runtime)) = (entered, runtime) else {
+            return;
+        };
+        let _ = ready.send(());
+        let quiet = Collector {
+            quiet: true,
+            ..Collector::default()
+        };
+        let _ = runtime.block_on(quiet.serve(address));
+    });
+    Ok(started.recv()?)
 }
 
 /// A trace as indented text: name, duration, attributes.

@@ -42,15 +42,57 @@ enum What {
         #[arg(long, default_value_t = 20)]
         seconds: u32,
     },
+    /// What a cluster writes to etcd, and its logins a second beside those of a single node.
+    Cluster {
+        /// Users.
+        #[arg(long, default_value_t = 100)]
+        users: u32,
+        /// Seconds of each measurement of an idle cluster.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+        /// Users that log in at once, and how often each of the two is measured, in turn.
+        #[arg(long, default_value_t = 1000)]
+        logins: u32,
+        /// Rounds of that.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
 }
 
 fn main() -> rig::Result<()> {
     let result = match Cli::parse().what {
         What::Esp { runs, seconds } => esp(runs.max(1), seconds.max(1)),
         What::Users { users, seconds } => rig::load::users(users, seconds).map(|report| println!("{report}")),
+        What::Cluster {
+            users,
+            seconds,
+            logins,
+            runs,
+        } => cluster(users, seconds, logins, runs),
     };
     rig::cleanup::undo_all();
     result
+}
+
+fn cluster(users: u32, seconds: u64, logins: u32, runs: usize) -> rig::Result<()> {
+    use rig::cluster::cost;
+    let mut costs = cost::writes(users, seconds)?;
+    for run in 1..=runs {
+        let rates = cost::login_rates(logins)?;
+        eprintln!(
+            "run {run}: {:.0} / {:.0} logins a second (load {})",
+            rates.0,
+            rates.1,
+            load()
+        );
+        costs.rates.push(rates);
+    }
+    println!("{costs}");
+    anyhow::ensure!(
+        costs.rates.is_empty() || costs.ratio() >= 0.7,
+        "logins with etcd are slower than 0.7 times those with the embedded store"
+    );
+    Ok(())
 }
 
 /// One TCP stream from `client` to `server`, in bits per second received.

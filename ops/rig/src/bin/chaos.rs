@@ -131,6 +131,7 @@ fn stage(cli: &Cli) -> rig::Result<Scene> {
     };
     let options = Options {
         key_log: true,
+        otlp: true,
         damping_secs: cli.damping,
         ..Options::default()
     };

@@ -3,6 +3,7 @@
 
 pub mod canary;
 pub mod clients;
+pub mod cost;
 pub mod coverage;
 pub mod etcd;
 pub mod faults;

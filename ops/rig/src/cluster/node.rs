@@ -21,8 +21,8 @@ pub struct Options {
     pub rebalance: bool,
     /// `refuse` or another policy for logins without a store.
     pub logins_without_store: String,
-    /// OTLP receiver of all nodes.
-    pub otlp: Option<String>,
+    /// Whether each node sends its telemetry to a collector beside it.
+    pub otlp: bool,
     /// More TOML at the end of `[cluster]`'s own fields.
     pub extra: String,
     /// More TOML tables.
@@ -36,7 +36,7 @@ impl Default for Options {
             damping_secs: 10,
             rebalance: true,
             logins_without_store: "refuse".to_owned(),
-            otlp: None,
+            otlp: false,
             extra: String::new(),
             tables: String::new(),
         }
@@ -84,11 +84,11 @@ pub fn configuration(
         name = node_name(index),
         state = folder.join("state").display(),
         socket = folder.join("api.sock").display(),
-        otlp = options
-            .otlp
-            .as_ref()
-            .map(|o| format!("otlp_endpoint = \"{o}\"\n"))
-            .unwrap_or_default(),
+        otlp = if options.otlp {
+            format!("otlp_endpoint = \"http://{}\"\n", super::scene::COLLECTOR)
+        } else {
+            String::new()
+        },
         key_log = if options.key_log {
             format!("key_log = \"{}\"\n", folder.join("keys").display())
         } else {
@@ -111,6 +111,18 @@ pub fn configuration(
         );
     }
     text
+}
+
+/// The configuration of a single node that listens on the service address of slot 0: what a cluster is compared with.
+pub fn single_configuration(folder: &Folder) -> String {
+    format!(
+        "node_name = \"single\"\nstate_directory = \"{state}\"\n[api]\nsocket = \"{socket}\"\n\
+         [log]\nfilter = \"info,concentrator=debug\"\nredact = false\n[threads]\nworkers = 1\n\
+         [telemetry]\nprometheus_listen = \"127.0.0.1:9464\"\n[listen]\naddresses = [\"{address}\"]\n",
+        state = folder.join("state").display(),
+        socket = folder.join("api.sock").display(),
+        address = service_address(0),
+    )
 }
 
 /// Writes the key that all nodes share.
@@ -148,5 +160,5 @@ pub fn metric(world: &World, index: usize, name: &str) -> Result<f64> {
                 .is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
         })
         .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum())
+        .fold(0.0, |sum, value| sum + value))
 }

@@ -19,6 +19,9 @@ use crate::process::{Process, wait_for};
 /// Octets that a member of etcd may store: little enough to be filled up within a test.
 const QUOTA: &str = "67108864";
 
+/// Where each node's collector of telemetry listens.
+pub const COLLECTOR: &str = "127.0.0.1:4317";
+
 /// Everything that runs.
 #[derive(Debug)]
 pub struct Scene {
@@ -42,6 +45,8 @@ pub struct Scene {
     pub world: World,
     /// Files.
     pub folder: Folder,
+    /// Of captures that would have the same name.
+    folders: Vec<Folder>,
     /// Logins of real clients at the last mark.
     logins_before: usize,
     marked: String,
@@ -97,6 +102,11 @@ impl Scene {
             let text = node::configuration(&world, index, &own, &key, &etcd.endpoints(), options);
             nodes.push(Daemon::prepare(host, own, &text)?);
         }
+        if options.otlp {
+            for host in &world.nodes {
+                crate::collector::serve_inside(host.name(), COLLECTOR.parse()?)?;
+            }
+        }
         for daemon in &mut nodes {
             daemon.spawn()?;
         }
@@ -121,6 +131,7 @@ impl Scene {
             authority,
             world,
             folder,
+            folders: Vec::new(),
             logins_before: 0,
             marked: String::new(),
         };
@@ -131,12 +142,18 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Starts captures of everything on the service ports of all nodes, and of the cluster's too if asked.
-    pub fn capture(&mut self, cluster: bool) -> Result<()> {
+    /// Starts captures of everything on the service ports of all nodes; and, for the search of keys, on the cluster's
+    /// ports and of the telemetry that the nodes send.
+    pub fn capture(&mut self, for_keys: bool) -> Result<()> {
         for index in 0..self.nodes.len() {
             let mut nets = vec![Net::Service];
-            if cluster {
+            if for_keys {
                 nets.push(Net::Cluster);
+                let host = self.world.nodes.get(index).context("a host")?;
+                let folder = Folder::new(&format!("telemetry-{}", node_name(index)))?;
+                let capture = Capture::filtered(host, "lo", &folder, "tcp port 4317", false)?;
+                self.captures.push(capture);
+                self.folders.push(folder);
             }
             for net in nets {
                 let port = World::port(net, index);

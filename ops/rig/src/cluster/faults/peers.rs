@@ -278,11 +278,10 @@ fn storm(scene: &mut Scene, users: u32) -> Result<Hit> {
     let status = process.wait(Duration::from_secs(60 + u64::from(users) / 50))?;
     let took = begin.elapsed();
     let owner = scene.owner(0)?;
-    let cookies = crate::cluster::node::metric(&scene.world, owner, "vpn_ike_cookies_total").unwrap_or(0.0);
     let mut hit = Hit::all(
         scene,
         format!(
-            "{users} users at once from {} addresses: all in after {:.1} s, {cookies} cookies asked",
+            "{users} users at once from {} addresses: all in after {:.1} s",
             LOAD.len(),
             took.as_secs_f64()
         ),

@@ -94,7 +94,7 @@ fn replay(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
     })?;
     std::thread::sleep(Duration::from_millis(300));
     let owner = scene.owner(slot)?;
-    let dropped = |scene: &Scene| metric(&scene.world, owner, "vpn_esp_dropped_total").unwrap_or(0.0);
+    let dropped = |scene: &Scene| metric(&scene.world, owner, "vpn_esp_drops_total").unwrap_or(0.0);
     let before = dropped(scene);
     let script = folder.write("replay.py", REPLAY)?.display().to_string();
     let (file, to) = (recorded.display().to_string(), service_address(slot));

@@ -1,0 +1,268 @@
+//! What the cluster costs: writes to etcd for each login, each rekey and each idle hour of a user, and the rate of logins
+//! beside that of a single node with its embedded store, in the same run on the same machine.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::clients::{Authority, secret};
+use super::node::{self, Options, sessions};
+use super::scene::Scene;
+use super::world::{LOAD, Plan, World, service_address};
+use crate::Result;
+use crate::daemon::{Daemon, program};
+use crate::net::Folder;
+use crate::process::{Process, wait_for};
+
+/// Transactions and keys written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Writes {
+    /// Revisions of the store: one for each transaction that changed something.
+    pub transactions: f64,
+    /// Keys put.
+    pub puts: f64,
+}
+
+impl Writes {
+    fn of(scene: &Scene) -> Result<Self> {
+        Ok(Self {
+            transactions: scene.etcd.revision()? as f64,
+            puts: scene
+                .etcd
+                .metric(0, "etcd_mvcc_put_total")
+                .or_else(|_| scene.etcd.metric(0, "etcd_debugging_mvcc_put_total"))?,
+        })
+    }
+
+    /// What came on top of `before`, without what an idle cluster writes in that time, for each of `count`.
+    fn since(self, before: Self, idle: Self, seconds: f64, count: f64) -> Self {
+        let each = |now: f64, then: f64, idle: f64| ((now - then - idle * seconds) / count).max(0.0);
+        Self {
+            transactions: each(self.transactions, before.transactions, idle.transactions),
+            puts: each(self.puts, before.puts, idle.puts),
+        }
+    }
+}
+
+impl fmt::Display for Writes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} transactions, {:.2} keys", self.transactions, self.puts)
+    }
+}
+
+/// The figures.
+#[derive(Debug, Clone)]
+pub struct Costs {
+    /// Users that were measured.
+    pub users: u32,
+    /// A second of a cluster without users.
+    pub idle_second: Writes,
+    /// A login.
+    pub login: Writes,
+    /// A rekey of a child SA.
+    pub child_rekey: Writes,
+    /// A rekey of an IKE SA.
+    pub ike_rekey: Writes,
+    /// An hour of a user who is logged in and passes nothing but liveness.
+    pub idle_user_hour: Writes,
+    /// A second of a user's traffic, 20 packets each way.
+    pub busy_user_second: Writes,
+    /// Logins a second with the embedded store, and with etcd.
+    pub rates: Vec<(f64, f64)>,
+}
+
+impl Costs {
+    /// The rate of logins with etcd over that with the embedded store, the medians of the rounds.
+    pub fn ratio(&self) -> f64 {
+        let median = |mut list: Vec<f64>| {
+            list.sort_by(f64::total_cmp);
+            list.get(list.len() / 2).copied().unwrap_or(f64::NAN)
+        };
+        median(self.rates.iter().map(|r| r.1).collect()) / median(self.rates.iter().map(|r| r.0).collect())
+    }
+}
+
+impl fmt::Display for Costs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "writes to etcd, over {} users", self.users)?;
+        writeln!(f, "  a second of a cluster without users  {}", self.idle_second)?;
+        writeln!(f, "  a login                              {}", self.login)?;
+        writeln!(f, "  a rekey of a child SA                {}", self.child_rekey)?;
+        writeln!(f, "  a rekey of an IKE SA                 {}", self.ike_rekey)?;
+        writeln!(
+            f,
+            "  an hour of an idle user              {}",
+            self.idle_user_hour
+        )?;
+        writeln!(
+            f,
+            "  a second of a user with traffic      {}",
+            self.busy_user_second
+        )?;
+        for (embedded, etcd) in &self.rates {
+            writeln!(f, "logins a second: embedded store {embedded:.0}, etcd {etcd:.0}")?;
+        }
+        write!(f, "ratio of the medians: {:.2}", self.ratio())
+    }
+}
+
+/// Logs users in and holds them. `traffic`: 20 packets a second each way.
+fn hold(world: &World, folder: &Folder, users: u32, name: &str, traffic: bool) -> Result<Process> {
+    let program = program("loadtest")?.display().to_string();
+    let (count, secret, locals) = (users.to_string(), secret("acme"), LOAD.join(","));
+    let (gateway, identity) = (service_address(0), format!("{name}-{{user}}@{{domain}}"));
+    let mut command = vec![
+        program.as_str(),
+        "connect",
+        "--gateway",
+        &gateway,
+        "--users",
+        &count,
+        "--rate",
+        "100",
+        "--domain",
+        "load.example",
+        "--id",
+        &identity,
+        "--remote-id",
+        "acme.vpn.example",
+        "--psk",
+        &secret,
+        "--local",
+        &locals,
+        "--remote-ts",
+        "10.97.0.0/24",
+        "--hold",
+    ];
+    if traffic {
+        command.extend([
+            "--traffic",
+            "3600",
+            "--target",
+            super::world::SERVER,
+            "--probe",
+            "udp",
+            "--pps",
+            "20",
+        ]);
+    }
+    world
+        .load
+        .start("loadtest", &command, &[], &folder.join(&format!("{name}.log")))
+}
+
+/// Measures the writes on a cluster of one node and three members.
+pub fn writes(users: u32, seconds: u64) -> Result<Costs> {
+    let plan = Plan {
+        nodes: 1,
+        slots: 1,
+        clients: 0,
+        ..Plan::default()
+    };
+    let scene = Scene::start(&plan, &Options::default())?;
+    let span = Duration::from_secs(seconds.max(5));
+    let (count, length) = (f64::from(users.max(1)), span.as_secs_f64());
+    let daemon = scene.nodes.first().context("a node")?;
+    let expect = |wanted: u32| {
+        wait_for(&format!("{wanted} sessions"), Duration::from_secs(60), || {
+            Ok(sessions(daemon)?.len() == usize::try_from(wanted)?)
+        })
+    };
+    let nothing = Writes::default();
+    let before = Writes::of(&scene)?;
+    std::thread::sleep(span);
+    let idle_second = Writes::of(&scene)?.since(before, nothing, 0.0, length);
+
+    let start = (std::time::Instant::now(), Writes::of(&scene)?);
+    let idle = hold(&scene.world, &scene.folder, users, "idle", false)?;
+    expect(users).with_context(|| idle.output())?;
+    let login = Writes::of(&scene)?.since(start.1, idle_second, start.0.elapsed().as_secs_f64(), count);
+    // The checkpoint of the logins themselves is written within a second.
+    std::thread::sleep(Duration::from_secs(3));
+
+    let before = Writes::of(&scene)?;
+    std::thread::sleep(span);
+    let idle_user_hour = Writes::of(&scene)?.since(before, idle_second, length, count * length / 3600.0);
+
+    let mut rekeys = Vec::new();
+    for how in [None, Some("--ike")] {
+        let list = sessions(daemon)?;
+        let before = Writes::of(&scene)?;
+        let begin = std::time::Instant::now();
+        for session in &list {
+            let mut command = vec!["rekey", session["id"].as_str().context("an id")?];
+            command.extend(how);
+            daemon.vpnctl(&command)?;
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        rekeys.push(Writes::of(&scene)?.since(before, idle_second, begin.elapsed().as_secs_f64(), count));
+    }
+    drop(idle);
+    daemon.vpnctl(&["disconnect", "--all", "--tenant", "acme"])?;
+    expect(0)?;
+
+    let busy = hold(&scene.world, &scene.folder, users, "busy", true)?;
+    expect(users).with_context(|| busy.output())?;
+    std::thread::sleep(Duration::from_secs(5));
+    let before = Writes::of(&scene)?;
+    std::thread::sleep(span);
+    let busy_user_second = Writes::of(&scene)?.since(before, idle_second, length, count * length);
+    let mut rekeys = rekeys.into_iter();
+    Ok(Costs {
+        users,
+        idle_second,
+        login,
+        child_rekey: rekeys.next().unwrap_or_default(),
+        ike_rekey: rekeys.next().unwrap_or_default(),
+        idle_user_hour,
+        busy_user_second,
+        rates: Vec::new(),
+    })
+}
+
+/// Logins a second of one node with the embedded store, then of one with three members of etcd.
+pub fn login_rates(users: u32) -> Result<(f64, f64)> {
+    let folder = Folder::new("single")?;
+    let plan = Plan {
+        nodes: 1,
+        slots: 1,
+        members: 0,
+        clients: 0,
+        ..Plan::default()
+    };
+    let embedded = {
+        let world = World::new(&plan, &folder)?;
+        let host = world.nodes.first().context("a node")?;
+        host.address("eth0", &format!("{}/24", service_address(0)))?;
+        let own = Folder::new("node-single")?;
+        let text = node::single_configuration(&own);
+        let mut daemon = Daemon::prepare(host, own, &text)?;
+        daemon.launch()?;
+        daemon.apply("tenants.yaml", &Authority::new()?.resources()?)?;
+        rate(&world, &folder, users)?
+    };
+    let scene = Scene::start(&Plan { members: 3, ..plan }, &Options::default())?;
+    Ok((embedded, rate(&scene.world, &scene.folder, users)?))
+}
+
+fn rate(world: &World, folder: &Folder, users: u32) -> Result<f64> {
+    let program = program("loadtest")?.display().to_string();
+    let report = folder.join("rate.json");
+    let script = format!(
+        "exec {program} connect --gateway {} --users {users} --rate 0 --domain load.example --remote-id acme.vpn.example --psk '{}' \
+         --local {} --remote-ts 10.97.0.0/24 --output json >{}",
+        service_address(0),
+        secret("acme"),
+        LOAD.join(","),
+        report.display()
+    );
+    let mut load = world
+        .load
+        .start("loadtest", &["sh", "-c", &script], &[], &folder.join("rate.log"))?;
+    let status = load.wait(Duration::from_secs(180))?;
+    let text = std::fs::read_to_string(&report)?;
+    anyhow::ensure!(status.success(), "{status}: {text}{}", load.output());
+    let value: serde_json::Value = serde_json::from_str(&text)?;
+    value["logins_per_sec"].as_f64().context("no rate")
+}
