@@ -6,6 +6,8 @@
 //!
 //! Nothing is read from a socket before every SA of the last run is back.
 
+mod foundation;
+
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,25 +17,25 @@ use std::time::{Duration, Instant};
 use actix::{Actor as _, System};
 use anyhow::Context as _;
 use dataplane::Holder;
-use store::{Durability, Embedded, Store};
-use tenants::{Attempts, Registry};
+
+use tenants::Attempts;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::actors::{Order, Root, Serve, Stop};
 use crate::arbiters::Arbiters;
 use crate::backend::Backend;
+use crate::cluster::{Cluster, Prepared};
 use crate::config::Config;
 use crate::exclusive::{self, StateLock};
-use crate::generation::{self, NodeGenerations, Records, Start};
 use crate::keylog::KeyLogWriter;
 use crate::management::{self, Servers};
 use crate::node::{Node, Parts};
 use crate::recovery;
-use crate::seal::Sealer;
-use crate::slot::{SlotStart, Slots};
 use crate::sockets::{IkeSocket, Sockets};
 use crate::telemetry::{Telemetry, serve_prometheus};
+
+pub use foundation::Foundation;
 
 /// Wait before routing domains that could not be attached are tried again.
 const DOMAIN_RETRY: Duration = Duration::from_secs(5);
@@ -44,6 +46,7 @@ pub struct Running {
     pub node: Arc<Node>,
     telemetry: Arc<Telemetry>,
     servers: Servers,
+    cluster: Option<Cluster>,
     runtime: Handle,
     _lock: StateLock,
 }
@@ -56,73 +59,25 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
     let runtime = Runtime::new().context("the asynchronous runtime")?;
     let handle = runtime.handle().clone();
     let result = System::new().block_on(async move {
-        let running = launch(config, config_path, handle).await?;
+        let (telemetry, lock) = begin(&config, &handle).await?;
+        let foundation = Foundation::lay(&config, &handle).await?;
+        let witness = match config.cluster {
+            Some(_) => Some(std::env::current_exe().context("the path of this program")?),
+            None => None,
+        };
+        let base = Base {
+            telemetry,
+            lock,
+            foundation,
+            witness,
+        };
+        let running = assemble(config, config_path, handle, base).await?;
         running.until_stopped().await;
         running.stop().await;
         Ok(())
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
-}
-
-/// What a node stands on: its stores, and what it owns of them.
-pub struct Foundation {
-    /// This start.
-    pub start: Start,
-    /// Who may connect.
-    pub registry: Arc<Registry>,
-    /// SA records.
-    pub sa_store: Arc<dyn Store>,
-    /// The slots; those that are there already are carried on before anything is heard.
-    pub slots: Slots,
-}
-
-impl Foundation {
-    /// That of a single node: two stores of its own in the state directory, and one slot.
-    ///
-    /// # Errors
-    /// A file cannot be read or made.
-    pub async fn single(config: &Config, runtime: &Handle) -> anyhow::Result<Self> {
-        let sealer = Sealer::open_or_create(&config.seal_key_file())?;
-        let configuration: Arc<dyn Store> =
-            Arc::new(Embedded::open(&config.configuration_store(), Durability::Full)?);
-        let sa_store: Arc<dyn Store> = Arc::new(Embedded::open(&config.sa_store(), Durability::Normal)?);
-        let start = generation::start(configuration.as_ref(), &config.state_directory).await?;
-        if start.records != Records::Keep {
-            tracing::warn!(why = ?start.records, "SA records of earlier starts are dropped");
-            recovery::drop_all(sa_store.as_ref()).await?;
-        }
-        // It follows the store with a task: on the runtime, not on an arbiter.
-        let open = Registry::open(
-            Arc::clone(&configuration),
-            Arc::new(sealer.clone()),
-            Arc::new(crate::policy::Proposals),
-        );
-        let registry = runtime.spawn(open).await??;
-        let generations = NodeGenerations::new(configuration, &config.state_directory);
-        let slots = Slots::single();
-        slots.begin(
-            0,
-            SlotStart {
-                generation: start.count,
-                prefix: String::new(),
-                fence: None,
-                sealer: Arc::new(sealer),
-                generations: Arc::new(generations),
-                numbered: false,
-                share: None,
-                checkpoint: Duration::from_secs(config.limits.checkpoint_secs.into()),
-                records_queued: config.limits.records_queued as usize,
-                logins_without_store: false,
-            },
-        );
-        Ok(Self {
-            start,
-            registry,
-            sa_store,
-            slots,
-        })
-    }
 }
 
 /// Starts everything. Call it within an actix system; `runtime` runs what is no actor.
@@ -135,8 +90,14 @@ pub async fn launch(
     runtime: Handle,
 ) -> anyhow::Result<Running> {
     let (telemetry, lock) = begin(&config, &runtime).await?;
-    let foundation = Foundation::single(&config, &runtime).await?;
-    assemble(config, config_path, runtime, telemetry, lock, foundation).await
+    let foundation = Foundation::lay(&config, &runtime).await?;
+    let base = Base {
+        telemetry,
+        lock,
+        foundation,
+        witness: None,
+    };
+    assemble(config, config_path, runtime, base).await
 }
 
 /// Like [`launch`], on stores that are there already.
@@ -150,7 +111,13 @@ pub async fn launch_on(
     runtime: Handle,
 ) -> anyhow::Result<Running> {
     let (telemetry, lock) = begin(&config, &runtime).await?;
-    assemble(config, config_path, runtime, telemetry, lock, foundation).await
+    let base = Base {
+        telemetry,
+        lock,
+        foundation,
+        witness: None,
+    };
+    assemble(config, config_path, runtime, base).await
 }
 
 /// The state directory, its lock and the log.
@@ -166,25 +133,39 @@ async fn begin(config: &Config, runtime: &Handle) -> anyhow::Result<(Arc<Telemet
     Ok((telemetry, lock))
 }
 
+/// What is there before the node is put together.
+struct Base {
+    telemetry: Arc<Telemetry>,
+    lock: StateLock,
+    foundation: Foundation,
+    /// The program that watches over the daemon of a cluster's node.
+    witness: Option<PathBuf>,
+}
+
 async fn assemble(
     config: Config,
     config_path: Option<PathBuf>,
     runtime: Handle,
-    telemetry: Arc<Telemetry>,
-    lock: StateLock,
-    foundation: Foundation,
+    base: Base,
 ) -> anyhow::Result<Running> {
+    let Base {
+        telemetry,
+        lock,
+        foundation,
+        witness,
+    } = base;
     let Foundation {
         start,
         registry,
         sa_store,
         slots,
+        cluster: prepared,
     } = foundation;
     let attempts = Arc::new(Attempts::new());
 
     let ports = [config.listen.ike_port, config.listen.nat_port];
     exclusive::wait_for_ports(&config.listen_addresses(), &ports).await?;
-    let holder = Holder::open(plane(&config)).context("sockets")?;
+    let holder = Holder::open(plane(&config, prepared.as_ref())).context("sockets")?;
     let sockets: std::io::Result<Vec<IkeSocket>> = holder
         .ike_sockets()?
         .into_iter()
@@ -209,6 +190,7 @@ async fn assemble(
         sockets: Sockets::new(sockets?),
         runtime: runtime.clone(),
         key_log,
+        cookies: prepared.as_ref().map(|prepared| prepared.cookies.clone()),
         config,
     });
     let root = Root::new(Arc::clone(&node)).start();
@@ -216,9 +198,24 @@ async fn assemble(
     let complete = reconcile(&node).await;
     let report = carry_on(&node).await?;
     root.send(Serve).await.context("the supervisor")?;
+    let cluster = match prepared {
+        Some(prepared) => {
+            let _within = runtime.enter();
+            let meter = telemetry.meter();
+            Some(Cluster::start(
+                prepared,
+                Arc::clone(&node),
+                &meter,
+                &runtime,
+                witness,
+            )?)
+        }
+        None => None,
+    };
+    let shared = cluster.as_ref().map(|cluster| Arc::clone(&cluster.shared));
     let backend = Arc::new(Backend::new(Arc::clone(&node), config_path));
     let servers = runtime
-        .spawn(management::serve(Arc::clone(&node), Arc::clone(&backend)))
+        .spawn(management::serve(Arc::clone(&node), Arc::clone(&backend), shared))
         .await??;
     if let Some(listen) = node.config.telemetry.prometheus_listen {
         let registry = telemetry.registry();
@@ -240,6 +237,7 @@ async fn assemble(
         node,
         telemetry,
         servers,
+        cluster,
         runtime,
         _lock: lock,
     })
@@ -274,7 +272,14 @@ impl Running {
         let shutdown = &node.config.shutdown;
         let until = Instant::now() + Duration::from_secs(shutdown.drain_secs.into());
         tracing::info!(sessions = node.sessions.len(), "draining");
-        if shutdown.send_deletes {
+        if let Some(cluster) = &self.cluster {
+            let patience = until.saturating_duration_since(Instant::now());
+            let left = cluster.drain(patience).await;
+            if left > 0 {
+                tracing::warn!(slots = left, "slots could not be handed over in time");
+            }
+        }
+        if shutdown.send_deletes && self.cluster.is_none() {
             for session in node.sessions.page(None, usize::MAX) {
                 if let Some(addr) = session.addr.load_full() {
                     addr.do_send(Order(ike::Command::Close));
@@ -289,6 +294,9 @@ impl Running {
                 records = node.slots.records_waiting(),
                 "records could not be stored in time"
             );
+        }
+        if let Some(cluster) = self.cluster {
+            cluster.stop();
         }
         node.stop_workers();
         if let Some(root) = node.root.load_full() {
@@ -313,7 +321,8 @@ impl Running {
 
     fn drained(&self) -> bool {
         let node = &self.node;
-        let deleted = !node.config.shutdown.send_deletes || node.sessions.is_empty();
+        let deletes = node.config.shutdown.send_deletes && self.cluster.is_none();
+        let deleted = !deletes || node.sessions.is_empty();
         node.slots.records_waiting() == 0 && deleted && node.half_open.load(Ordering::Relaxed) == 0
     }
 
@@ -344,8 +353,10 @@ fn warn_of_debug(config: &Config) {
     }
 }
 
-fn plane(config: &Config) -> dataplane::Config {
+fn plane(config: &Config, cluster: Option<&Prepared>) -> dataplane::Config {
     dataplane::Config {
+        until: cluster.map(|prepared| Arc::clone(&prepared.until)),
+        forward: cluster.and_then(Prepared::forward),
         listen: config.listen_addresses(),
         ike_port: config.listen.ike_port,
         nat_port: config.listen.nat_port,

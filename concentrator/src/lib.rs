@@ -16,6 +16,7 @@ pub mod backend;
 pub mod budget;
 pub mod ceiling;
 pub mod checkpoint;
+pub mod cluster;
 pub mod config;
 pub mod daemon;
 mod decide;

@@ -22,6 +22,9 @@ struct Arguments {
     /// Write the configuration with all defaults to standard output and exit.
     #[arg(long)]
     print_defaults: bool,
+    /// Watch the daemon that started this process: its own use only.
+    #[arg(long, hide = true)]
+    witness: bool,
     /// What is logged, in place of `log.filter`: `info`, `debug`, `info,concentrator=debug`.
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -38,6 +41,9 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: Arguments) -> anyhow::Result<()> {
+    if arguments.witness {
+        return concentrator::cluster::witness::watch();
+    }
     let mut config = match &arguments.config {
         Some(path) => Config::load(path)?,
         None => Config::default(),

@@ -33,12 +33,19 @@ pub struct Servers {
 ///
 /// # Errors
 /// A path, an address or a certificate that cannot be used.
-pub async fn serve(node: Arc<Node>, backend: Arc<Backend>) -> anyhow::Result<Servers> {
-    let services = Services::new(
+pub async fn serve(
+    node: Arc<Node>,
+    backend: Arc<Backend>,
+    cluster: Option<Arc<crate::cluster::Shared>>,
+) -> anyhow::Result<Servers> {
+    let mut services = Services::new(
         Arc::clone(&node.registry),
         Arc::clone(&node.attempts),
         Arc::clone(&backend) as Arc<dyn tenants::SessionBackend>,
     );
+    if let Some(shared) = cluster {
+        services = services.with_cluster(Arc::new(crate::cluster::backend::Backend::new(shared)));
+    }
     let (stop, stopped) = watch::channel(false);
     let mut tasks = Vec::new();
     let path = &node.config.api.socket;

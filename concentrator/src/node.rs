@@ -124,6 +124,8 @@ pub struct Node {
     pub key_log: Option<KeyLogWriter>,
     /// Bounds log lines that strangers can cause.
     pub log_limit: LogLimit,
+    /// The secret of cookies that all nodes of a cluster share; none: every gate has its own.
+    cookies: Option<crypto::Secret>,
     /// No new logins.
     pub draining: AtomicBool,
     /// The process is to end.
@@ -166,6 +168,8 @@ pub struct Parts {
     pub runtime: tokio::runtime::Handle,
     /// See [`Node`].
     pub key_log: Option<KeyLogWriter>,
+    /// See [`Node`].
+    pub cookies: Option<crypto::Secret>,
 }
 
 impl Node {
@@ -195,6 +199,7 @@ impl Node {
             half_open: Arc::default(),
             key_log: parts.key_log,
             log_limit: LogLimit::new(50),
+            cookies: parts.cookies,
             draining: AtomicBool::new(false),
             stop: Notify::new(),
             root: ArcSwapOption::empty(),
@@ -227,14 +232,17 @@ impl Node {
         self.policies.at(&self.registry, local.ip())
     }
 
-    /// A gate with secrets of its own.
+    /// A gate with secrets of its own, or with those of the cluster.
     #[must_use]
     pub fn gate(&self) -> Gate {
         let config = GateConfig {
             cookie_threshold: self.config.limits.cookie_threshold as usize,
+            secret: self.cookies.clone(),
             ..GateConfig::default()
         };
-        Gate::new(Instant::now(), config, Box::new(SystemRandom))
+        let mut gate = Gate::new(Instant::now(), config, Box::new(SystemRandom));
+        gate.set_clock(Instant::now(), since_1970());
+        gate
     }
 
     /// Tells the supervisor of supervisors. Bounded: once in the life of an actor.
@@ -358,4 +366,12 @@ impl Node {
     pub fn uptime(&self) -> Duration {
         self.started.elapsed().unwrap_or_default()
     }
+}
+
+/// What the wall clock shows.
+#[must_use]
+pub fn since_1970() -> Duration {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::SendError;
 use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, StreamHandler};
@@ -24,6 +24,8 @@ const BATCH: usize = 64;
 
 /// Messages that workers may leave for the Listener.
 const MAILBOX: usize = 1_024;
+/// Between two looks at the wall clock.
+const CLOCK: Duration = Duration::from_secs(60);
 
 /// One datagram as it was read.
 struct Received {
@@ -166,6 +168,10 @@ impl Actor for Listener {
 
     fn started(&mut self, context: &mut Context<Self>) {
         context.set_mailbox_capacity(MAILBOX);
+        // Cookies that all nodes of a cluster understand are made of the wall clock.
+        context.run_interval(CLOCK, |listener, _| {
+            listener.gate.set_clock(Instant::now(), crate::node::since_1970());
+        });
         for socket in self.node.sockets.all() {
             match socket.tokio() {
                 Ok(reader) => {

@@ -19,15 +19,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+/// An address on an interface: `192.0.2.100/24@eth0`.
+pub use dataplane::Address as SlotAddress;
 
 /// Slots of a cluster: seven bits of every SPI name one.
 pub const SLOTS_MAX: usize = 128;
 /// Octets of a node's name.
 const NAME_MAX: usize = 32;
-/// Octets of an interface's name.
-const INTERFACE_MAX: usize = 15;
 /// Heartbeat addresses of one node.
 const PATHS_MAX: usize = 4;
 /// Addresses of one slot.
@@ -73,6 +73,8 @@ pub struct Cluster {
     pub settle_ms: u32,
     /// Give a node that has joined its share of the slots. Default: true.
     pub rebalance: bool,
+    /// What the members' `--max-txn-ops` says, 8 to 65,536: how much of the configuration changes in one go.
+    pub etcd_max_txn_ops: u32,
     /// What happens to new logins while etcd is out of reach: `refuse` or `admit`.
     pub logins_without_store: LoginsWithoutStore,
     /// MiB of other nodes' sealed records that are kept in memory for a quick takeover; what does not fit is
@@ -103,45 +105,6 @@ pub struct SlotTable {
     /// Which of them clients call. Default: those on the interface of the first.
     #[serde(default)]
     pub service: Vec<IpAddr>,
-}
-
-/// An address on an interface: `192.0.2.100/24@eth0`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SlotAddress {
-    /// The address with the length of its network.
-    pub net: IpNet,
-    /// The interface.
-    pub interface: String,
-}
-
-impl TryFrom<String> for SlotAddress {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not of the form ADDRESS/LENGTH@INTERFACE");
-        let (net, interface) = text.split_once('@').ok_or_else(wrong)?;
-        let net = net.parse().map_err(|_| wrong())?;
-        if interface.is_empty() || interface.len() > INTERFACE_MAX || interface.contains('/') {
-            return Err(wrong());
-        }
-        Ok(Self {
-            net,
-            interface: interface.to_owned(),
-        })
-    }
-}
-
-impl From<SlotAddress> for String {
-    fn from(address: SlotAddress) -> Self {
-        address.to_string()
-    }
-}
-
-impl std::fmt::Display for SlotAddress {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}@{}", self.net, self.interface)
-    }
 }
 
 impl SlotTable {
@@ -182,6 +145,7 @@ impl Default for Cluster {
             settle_ms: 3_000,
             rebalance: true,
             logins_without_store: LoginsWithoutStore::Refuse,
+            etcd_max_txn_ops: 128,
             replica_mib: 512,
             slots: Vec::new(),
         }
@@ -206,12 +170,32 @@ impl Cluster {
             .collect()
     }
 
-    /// Into how many blocks every pool is cut: the power of two that leaves one for each slot.
+    /// The highest number of a slot: pools are cut into as many blocks as it asks for.
     #[must_use]
-    pub fn shares(&self) -> u8 {
-        let most = self.slots.iter().map(|slot| slot.id).max().unwrap_or(0);
-        // At most 128, which fits.
-        u8::try_from((usize::from(most) + 1).next_power_of_two()).unwrap_or(128)
+    pub fn highest_slot(&self) -> u8 {
+        self.slots.iter().map(|slot| slot.id).max().unwrap_or(0)
+    }
+
+    /// A number that two tables have in common only when they are the same, but for the names of the interfaces.
+    #[must_use]
+    pub fn table(&self) -> u64 {
+        let mut slots: Vec<&SlotTable> = self.slots.iter().collect();
+        slots.sort_by_key(|slot| slot.id);
+        let mut text = String::new();
+        for slot in slots {
+            let mut addresses: Vec<String> = slot
+                .addresses
+                .iter()
+                .map(|address| address.net.to_string())
+                .collect();
+            addresses.sort();
+            let mut service = slot.service_addresses();
+            service.sort();
+            text.push_str(&format!("{} {addresses:?} {service:?}\n", slot.id));
+        }
+        let digest = crypto::digest(crypto::HashAlgorithm::Sha256, &[text.as_bytes()]);
+        let octets = digest.first_chunk::<8>().copied();
+        u64::from_be_bytes(octets.unwrap_or_default())
     }
 
     /// One sentence for each thing that is wrong with the section or with the node's name.
@@ -280,6 +264,7 @@ impl Cluster {
             ),
             ("damping_secs", self.damping_secs.into(), 0, 3_600),
             ("settle_ms", self.settle_ms.into(), 0, 600_000),
+            ("etcd_max_txn_ops", self.etcd_max_txn_ops.into(), 8, 65_536),
             ("replica_mib", self.replica_mib.into(), 0, 65_536),
             ("slots (how many)", self.slots.len() as u64, 1, SLOTS_MAX as u64),
         ] {
@@ -366,7 +351,7 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         assert_eq!(listen, ["192.0.2.100", "2001:db8:2::100", "192.0.2.105"]);
-        assert_eq!(cluster.shares(), 8);
+        assert_eq!(cluster.highest_slot(), 5);
         assert_eq!(cluster.slots[0].addresses[2].to_string(), "10.97.0.100/24@eth1");
         let again: Cluster = toml::from_str(&toml::to_string(&cluster).unwrap()).unwrap();
         assert_eq!(again, cluster);

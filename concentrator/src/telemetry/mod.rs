@@ -162,6 +162,12 @@ impl Telemetry {
         Metrics::new(&self.meters.meter(SCOPE), TenantLabels::new(tenant_labels))
     }
 
+    /// Makes further instruments.
+    #[must_use]
+    pub fn meter(&self) -> opentelemetry::metrics::Meter {
+        self.meters.meter(SCOPE)
+    }
+
     /// What Prometheus scrapes.
     #[must_use]
     pub fn registry(&self) -> ::prometheus::Registry {

@@ -32,6 +32,8 @@ pub struct Client {
     pub closed: Option<String>,
     /// Datagrams that came.
     pub received: usize,
+    /// Times that the IKE SA was rekeyed.
+    pub rekeyed: usize,
     /// Where the gateway really listens in place of 500 and 4500.
     pub ports: (u16, u16),
 }
@@ -97,6 +99,7 @@ impl Client {
             failed: None,
             closed: None,
             received: 0,
+            rekeyed: 0,
             ports: (500, 4500),
         }
     }
@@ -224,6 +227,7 @@ impl Client {
                 );
             }
             Event::Established { .. } => self.established = true,
+            Event::IkeRekeyed { .. } => self.rekeyed += 1,
             Event::ChildUp(child) => self.children.push(*child),
             Event::ChildRekeyed { old_spi_in, new } => {
                 self.children.retain(|child| child.spi_in != old_spi_in);

@@ -13,6 +13,7 @@
 )]
 
 mod client;
+pub mod nodes;
 mod otlp;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use concentrator::daemon;
 use concentrator::node::Node;
 
 pub use client::Client;
+#[allow(unused_imports, reason = "not every test wants one")]
 pub use otlp::Collector;
 
 /// Runs the rest of the test in a network namespace of its own: the test binary calls itself.
@@ -139,73 +141,77 @@ impl Daemon {
 
     /// Its management API, over the Unix socket as `vpnctl` uses it.
     pub async fn api(&self) -> tonic::transport::Channel {
-        let path = self.api_socket.clone();
-        tonic::transport::Endpoint::from_static("http://concentrator")
-            .connect_with_connector(tower::service_fn(move |_| {
-                let path = path.clone();
-                async move {
-                    let stream = tokio::net::UnixStream::connect(path).await?;
-                    Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
-                }
-            }))
-            .await
-            .expect("the API answers")
+        connect(self.api_socket.clone()).await.expect("the API answers")
     }
 
     /// A tenant with one connection for PSK users, a pool, and a key for each of `users`.
     pub async fn provision(&self, tenant: &str, pool: &str, users: &[(&str, &str)]) {
-        if std::env::var_os("STUB").is_some() {
-            return;
-        }
-        let channel = self.api().await;
-        v1::tenant_service_client::TenantServiceClient::new(channel.clone())
-            .create(v1::CreateTenantRequest {
-                tenant: Some(v1::Tenant {
-                    name: tenant.to_owned(),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            })
-            .await
-            .expect("tenant");
-        v1::address_pool_service_client::AddressPoolServiceClient::new(channel.clone())
-            .create(v1::CreateAddressPoolRequest {
-                address_pool: Some(v1::AddressPool {
-                    tenant: tenant.to_owned(),
-                    name: "users".to_owned(),
-                    range: pool.to_owned(),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            })
-            .await
-            .expect("pool");
-        for (user, key) in users {
-            v1::credential_service_client::CredentialServiceClient::new(channel.clone())
-                .create(v1::CreateCredentialRequest {
-                    credential: Some(psk(tenant, user, key)),
-                    ..Default::default()
-                })
-                .await
-                .expect("credential");
-        }
-        v1::connection_service_client::ConnectionServiceClient::new(channel)
-            .create(v1::CreateConnectionRequest {
-                connection: Some(v1::Connection {
-                    tenant: tenant.to_owned(),
-                    name: "users".to_owned(),
-                    local_id: format!("{tenant}.gw.example"),
-                    remote_ids: vec![format!("*@{tenant}.example")],
-                    auth: v1::AuthMethod::Psk.into(),
-                    local_ts: vec!["10.0.0.0/8".to_owned()],
-                    pools: vec!["users".to_owned()],
-                    ..Default::default()
-                }),
-                ..Default::default()
-            })
-            .await
-            .expect("connection");
+        provision(self.api().await, tenant, pool, users).await;
     }
+}
+
+/// The management API at a Unix socket, as `vpnctl` uses it.
+pub async fn connect(path: PathBuf) -> Result<tonic::transport::Channel, tonic::transport::Error> {
+    tonic::transport::Endpoint::from_static("http://concentrator")
+        .connect_with_connector(tower::service_fn(move |_| {
+            let path = path.clone();
+            async move {
+                let stream = tokio::net::UnixStream::connect(path).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        }))
+        .await
+}
+
+/// A tenant with one connection for PSK users, a pool, and a key for each of `users`.
+pub async fn provision(channel: tonic::transport::Channel, tenant: &str, pool: &str, users: &[(&str, &str)]) {
+    v1::tenant_service_client::TenantServiceClient::new(channel.clone())
+        .create(v1::CreateTenantRequest {
+            tenant: Some(v1::Tenant {
+                name: tenant.to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+        .await
+        .expect("tenant");
+    v1::address_pool_service_client::AddressPoolServiceClient::new(channel.clone())
+        .create(v1::CreateAddressPoolRequest {
+            address_pool: Some(v1::AddressPool {
+                tenant: tenant.to_owned(),
+                name: "users".to_owned(),
+                range: pool.to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+        .await
+        .expect("pool");
+    for (user, key) in users {
+        v1::credential_service_client::CredentialServiceClient::new(channel.clone())
+            .create(v1::CreateCredentialRequest {
+                credential: Some(psk(tenant, user, key)),
+                ..Default::default()
+            })
+            .await
+            .expect("credential");
+    }
+    v1::connection_service_client::ConnectionServiceClient::new(channel)
+        .create(v1::CreateConnectionRequest {
+            connection: Some(v1::Connection {
+                tenant: tenant.to_owned(),
+                name: "users".to_owned(),
+                local_id: format!("{tenant}.gw.example"),
+                remote_ids: vec![format!("*@{tenant}.example")],
+                auth: v1::AuthMethod::Psk.into(),
+                local_ts: vec!["10.0.0.0/8".to_owned()],
+                pools: vec!["users".to_owned()],
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+        .await
+        .expect("connection");
 }
 
 fn psk(tenant: &str, user: &str, key: &str) -> v1::Credential {

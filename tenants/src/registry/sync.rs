@@ -129,8 +129,15 @@ impl Registry {
     ) {
         let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshot.load_full();
-        // The events of one revision come one by one: the last of them is the fence's.
-        if revision < before.revision || (revision == before.revision && before.fence == Some(revision)) {
+        // The events of one revision come one by one, in no order that a store has to keep: one that is known already
+        // changes nothing.
+        if revision < before.revision {
+            return;
+        }
+        let known = changed
+            .iter()
+            .all(|(id, stored)| crate::snapshot::get(&before.states, id) == *stored);
+        if known && revision == before.revision && before.fence == Some(revision) {
             return;
         }
         let mut states = before.states.clone();

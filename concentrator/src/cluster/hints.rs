@@ -1,0 +1,246 @@
+//! What the core follows in the store: told from the beginning, then as it changes, and compared with a list again and
+//! again, since watches may lose what they should tell.
+//!
+//! ```text
+//!  watches opened ─► Listing ─► everything ─► Synced ─► changes… ─┬─► every 3 s or after a watch ended: the difference
+//!                       ▲                                         │
+//!                       └── Relist, or the store went back ◄──────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::{Input, keys};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use store::{Limits, Revision, Store, StoreError, WatchEvent};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::pacemaker::Pacemaker;
+
+/// Between two lists while all is well.
+const EVERY: Duration = Duration::from_secs(3);
+/// Between two tries when it is not.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Keys asked for at the same time.
+const ABREAST: usize = 32;
+
+/// What is followed.
+pub struct Hints {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Who is told.
+    pub pacemaker: Pacemaker,
+    /// The slots of the table.
+    pub slots: Vec<u8>,
+    /// Rung when everything is to be told again.
+    pub again: Arc<Notify>,
+}
+
+/// Why a round ends.
+enum Stop {
+    /// The core wants everything again.
+    Relist,
+    /// The store is older than it was.
+    WentBack,
+}
+
+impl Hints {
+    /// Follows for ever.
+    pub async fn run(self) {
+        loop {
+            match self.follow().await {
+                Stop::Relist => {}
+                Stop::WentBack => {
+                    self.pacemaker.input(Input::WentBack);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn follow(&self) -> Stop {
+        let mut told: BTreeMap<String, Revision> = BTreeMap::new();
+        let mut begun = false;
+        let mut stale = false;
+        loop {
+            // Watches first, so that nothing falls between them and the list.
+            let watches = match self.watches().await {
+                Ok(watches) => watches,
+                Err(error) => {
+                    if let Some(stop) = self.failed(&error, &mut stale) {
+                        return stop;
+                    }
+                    if self.pause().await {
+                        return Stop::Relist;
+                    }
+                    continue;
+                }
+            };
+            let mut watches = watches;
+            loop {
+                match self.list().await {
+                    Ok((found, revision)) => {
+                        if !begun {
+                            begun = true;
+                            self.pacemaker.input(Input::Listing);
+                        }
+                        stale = false;
+                        self.difference(found, revision, &mut told);
+                        self.pacemaker.input(Input::Synced(revision));
+                    }
+                    Err(error) => {
+                        if let Some(stop) = self.failed(&error, &mut stale) {
+                            return stop;
+                        }
+                        if self.pause().await {
+                            return Stop::Relist;
+                        }
+                        continue;
+                    }
+                }
+                let until = Instant::now() + EVERY;
+                let ended = loop {
+                    tokio::select! {
+                        () = self.again.notified() => return Stop::Relist,
+                        () = tokio::time::sleep_until(until) => break false,
+                        event = watches.next() => match event {
+                            Some(Ok(event)) => self.apply(event, &mut told),
+                            Some(Err(StoreError::WentBack { .. })) => return Stop::WentBack,
+                            Some(Err(error)) => {
+                                tracing::info!(%error, "a watch ended, listing again");
+                                break true;
+                            }
+                            None => break true,
+                        },
+                    }
+                };
+                if ended {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Says so when the store cannot be followed.
+    fn failed(&self, error: &StoreError, stale: &mut bool) -> Option<Stop> {
+        if matches!(error, StoreError::WentBack { .. }) {
+            return Some(Stop::WentBack);
+        }
+        if !*stale {
+            *stale = true;
+            self.pacemaker.input(Input::Stale);
+        }
+        None
+    }
+
+    /// True when everything is wanted again meanwhile.
+    async fn pause(&self) -> bool {
+        tokio::select! {
+            () = self.again.notified() => true,
+            () = tokio::time::sleep(PAUSE) => false,
+        }
+    }
+
+    /// The single keys of the slots.
+    fn single(&self) -> impl Iterator<Item = String> + '_ {
+        self.slots
+            .iter()
+            .flat_map(|slot| [keys::generation(*slot), keys::owner(*slot), keys::wish(*slot)])
+            .chain([keys::EPOCH.to_owned()])
+    }
+
+    async fn watches(&self) -> Result<BoxStream<'static, Result<WatchEvent, StoreError>>, StoreError> {
+        let prefixes: Vec<String> = self
+            .single()
+            .chain([keys::NODES.to_owned(), keys::MEMBERS.to_owned()])
+            .collect();
+        let opened = stream::iter(prefixes.into_iter().map(|prefix| {
+            let store = Arc::clone(&self.store);
+            async move {
+                let watch = store.watch(&prefix, None).await?;
+                // An ended watch has to show.
+                let end = stream::once(async { Err(StoreError::Lagged { missed: 0 }) });
+                Ok::<_, StoreError>(watch.chain(end).boxed())
+            }
+        }))
+        .buffer_unordered(ABREAST)
+        .collect::<Vec<_>>()
+        .await;
+        let watches: Result<Vec<_>, _> = opened.into_iter().collect();
+        Ok(stream::select_all(watches?).boxed())
+    }
+
+    /// Everything that is followed, and a revision up to which that is true.
+    async fn list(&self) -> Result<(BTreeMap<String, (Revision, Vec<u8>)>, Revision), StoreError> {
+        let mut found = BTreeMap::new();
+        let mut first: Option<Revision> = None;
+        for prefix in [keys::NODES, keys::MEMBERS] {
+            let (page, revision) = self.store.range(prefix, None, Limits::RANGE).await?;
+            first.get_or_insert(revision);
+            found.extend(
+                page.into_iter()
+                    .map(|(key, entry)| (key, (entry.revision, entry.value))),
+            );
+        }
+        let mut entries = stream::iter(self.single().map(|key| {
+            let store = Arc::clone(&self.store);
+            async move { store.get(&key).await.map(|entry| (key, entry)) }
+        }))
+        .buffer_unordered(ABREAST);
+        while let Some(entry) = entries.next().await {
+            if let (key, Some(entry)) = entry? {
+                found.insert(key, (entry.revision, entry.value));
+            }
+        }
+        Ok((found, first.unwrap_or_default()))
+    }
+
+    /// Tells what a list has that was not told yet, and what is gone.
+    fn difference(
+        &self,
+        found: BTreeMap<String, (Revision, Vec<u8>)>,
+        revision: Revision,
+        told: &mut BTreeMap<String, Revision>,
+    ) {
+        let gone: Vec<String> = told
+            .iter()
+            // What a watch told after the list was begun is newer than the list.
+            .filter(|(key, at)| !found.contains_key(*key) && **at <= revision)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            self.apply(
+                WatchEvent {
+                    revision: revision.max(told.get(&key).copied().unwrap_or_default() + 1),
+                    key,
+                    value: None,
+                },
+                told,
+            );
+        }
+        for (key, (revision, value)) in found {
+            let event = WatchEvent {
+                revision,
+                key,
+                value: Some(value),
+            };
+            self.apply(event, told);
+        }
+    }
+
+    /// Tells an event unless as much is known of its key.
+    fn apply(&self, event: WatchEvent, told: &mut BTreeMap<String, Revision>) {
+        if told.get(&event.key).is_some_and(|known| *known >= event.revision) {
+            return;
+        }
+        if event.value.is_some() {
+            told.insert(event.key.clone(), event.revision);
+        } else {
+            told.remove(&event.key);
+        }
+        self.pacemaker.input(Input::Changed(event));
+    }
+}

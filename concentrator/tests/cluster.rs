@@ -1,0 +1,163 @@
+//! A cluster of three real daemons over a real etcd: slots are claimed, move and are taken over, and live sessions go
+//! with them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use api::v1;
+use common::Client;
+use common::nodes::{NODES, World, in_world};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+/// Three nodes, one tenant, one user logged in at slot 0; the user, and the index of the node that serves it.
+fn three_nodes(slots: u8) -> (World, Client, usize) {
+    let mut world = World::new(slots);
+    for node in 0..NODES.len() {
+        world.start(node);
+    }
+    let owners = block_on(async {
+        world
+            .until(0, "three nodes are heard", |status| {
+                let alive = |node: &&v1::ClusterNode| node.state() == v1::ClusterNodeState::Alive;
+                status.nodes.iter().filter(alive).count() == NODES.len()
+            })
+            .await;
+        let users = [("alice@acme.example", "one"), ("bob@acme.example", "two")];
+        world.provision(0, "acme", "10.77.0.0/16", &users).await;
+        world.served(0).await
+    });
+    let owner = NODES.iter().position(|name| *name == owners[0]).unwrap();
+    let mut alice = Client::calling(
+        &World::address(0),
+        "192.0.2.201",
+        "alice@acme.example",
+        "acme.gw.example",
+        "one",
+    );
+    alice.login();
+    (world, alice, owner)
+}
+
+/// The owner of slot 0 is killed: another node has it, its address and alice's session within a second.
+#[test]
+fn a_killed_nodes_sessions_go_on_elsewhere() {
+    if !in_world("a_killed_nodes_sessions_go_on_elsewhere") {
+        return;
+    }
+    let (mut world, mut alice, owner) = three_nodes(4);
+    assert!(alice.alive(2 * SECOND));
+    world.kill(owner);
+    let begun = Instant::now();
+    assert!(alice.alive(5 * SECOND), "{}", world.logs());
+    let silence = begun.elapsed();
+    println!("the answer came after {silence:?}");
+    assert!(
+        !World::has_address(owner, &World::address(0)),
+        "the witness took it away"
+    );
+    let other = (owner + 1) % NODES.len();
+    let owners = block_on(world.served(other));
+    assert!(!owners.contains(&NODES[owner].to_owned()), "{owners:?}");
+    assert!(silence < 3 * SECOND, "{silence:?}");
+    alice.command(ike::Command::RekeyIke);
+    assert!(
+        alice.run(5 * SECOND, |alice| alice.rekeyed > 0),
+        "the next owner rekeys"
+    );
+    // The address is still alice's: bob gets another one.
+    let mut bob = Client::calling(
+        &World::address(0),
+        "192.0.2.202",
+        "bob@acme.example",
+        "acme.gw.example",
+        "two",
+    );
+    bob.login();
+    assert_ne!(bob.children[0].ts_local, alice.children[0].ts_local);
+}
+
+/// An operator moves a slot there and back: no answer takes longer than a moment.
+#[test]
+fn a_slot_moves_on_request() {
+    if !in_world("a_slot_moves_on_request") {
+        return;
+    }
+    let (world, mut alice, owner) = three_nodes(2);
+    for to in [(owner + 1) % 3, (owner + 2) % 3, owner] {
+        block_on(async {
+            let channel = world.api(to).await;
+            v1::cluster_service_client::ClusterServiceClient::new(channel)
+                .r#move(v1::MoveRequest {
+                    slot: 0,
+                    to: NODES[to].to_owned(),
+                    wait: true,
+                    timeout_secs: 20,
+                })
+                .await
+                .unwrap_or_else(|error| panic!("{error}\n{}", world.logs()));
+        });
+        let begun = Instant::now();
+        assert!(alice.alive(5 * SECOND), "{}", world.logs());
+        println!("the answer came after {:?}", begun.elapsed());
+        let owners = block_on(world.served(to));
+        assert_eq!(owners[0], NODES[to]);
+        assert!(World::has_address(to, &World::address(0)));
+    }
+    drop(world);
+}
+
+/// A node that is told to stop hands everything over and ends; alice does not notice.
+#[test]
+fn a_node_that_stops_hands_its_slots_over() {
+    if !in_world("a_node_that_stops_hands_its_slots_over") {
+        return;
+    }
+    let (mut world, mut alice, owner) = three_nodes(3);
+    world.signal(owner, "TERM");
+    assert!(alice.alive(5 * SECOND), "{}", world.logs());
+    assert!(world.wait(owner), "it ends well");
+    assert!(alice.alive(5 * SECOND), "{}", world.logs());
+    assert!(!World::has_address(owner, &World::address(0)));
+    let owners = block_on(world.served((owner + 1) % 3));
+    assert!(!owners.contains(&NODES[owner].to_owned()), "{owners:?}");
+}
+
+/// A node that stood still wakes up after its slots were taken: it notices before it says anything.
+#[test]
+fn a_node_that_was_paused_gives_way() {
+    if !in_world("a_node_that_was_paused_gives_way") {
+        return;
+    }
+    let (world, mut alice, owner) = three_nodes(2);
+    world.signal(owner, "STOP");
+    assert!(alice.alive(10 * SECOND), "{}", world.logs());
+    assert!(
+        !World::has_address(owner, &World::address(0)),
+        "the witness took the address of a node that stands still"
+    );
+    world.signal(owner, "CONT");
+    let status = block_on(world.until(owner, "it knows better", |status| {
+        status.slots[0].owner != NODES[owner] || !status.slots[0].owner.is_empty()
+    }));
+    drop(status);
+    assert!(alice.alive(5 * SECOND), "{}", world.logs());
+    let owners = block_on(world.served(owner));
+    assert_eq!(owners.len(), 2);
+}
