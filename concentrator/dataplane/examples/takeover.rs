@@ -25,7 +25,7 @@ const SLOT: u8 = 3;
 fn run(shard: &mut Shard, io: &mut Memory, packets: &mut usize) -> (Duration, Duration) {
     let (start, mut longest) = (Instant::now(), Duration::ZERO);
     while shard.is_busy() {
-        io.inner.extend((0..BURSTS).map(|_| burst(0, 1358)));
+        io.inner.extend([0; BURSTS]);
         let work = Instant::now();
         shard.work_off(io, work);
         longest = longest.max(work.elapsed());
@@ -42,7 +42,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let suite = Suite::new(Cipher::AesGcm16 { key_bits: 256 }, None)?;
     let now = Instant::now();
     let mut shard = Shard::new(0, 1, Arc::<Owners>::default(), now);
-    let mut io = Memory::default();
+    let mut io = Memory {
+        burst: burst(1358, SEGMENTS),
+        ..Memory::default()
+    };
     shard.attach_domain(memory::domain());
     shard.command(
         WorkerCommand::Install(Box::new(pair(0, true, suite))),

@@ -1,7 +1,9 @@
 //! Cutting a burst read from a TUN device (up to 64 KiB with one set of headers) into packets, with lengths, identifiers,
 //! sequence numbers and checksums put right; what a network card does for TSO.
 
-use crate::vnet::{Gso, VnetHeader, fold, sum};
+use std::ops::Range;
+
+use crate::vnet::{Gso, VnetHeader, copy_and_sum, fold, sum};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -31,6 +33,10 @@ pub struct Burst<'a> {
     /// Where the transport checksum is.
     checksum: usize,
     size: usize,
+    /// Sums of what the headers of all packets have in common: of the IPv4 header without length, identifier and checksum,
+    network_sum: u64,
+    /// and of the pseudo header and the transport header without length, sequence number, flags and checksum.
+    transport_sum: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +66,8 @@ impl<'a> Burst<'a> {
             transport,
             checksum,
             size: packet.len(),
+            network_sum: 0,
+            transport_sum: 0,
         };
         match kind {
             Kind::Whole { needs_checksum } => {
@@ -99,10 +107,30 @@ impl<'a> Burst<'a> {
             && self.size > 0
             && header.needs_checksum;
         if sane {
-            Ok(())
+            self.set_sums().ok_or(SegmentError::Malformed)
         } else {
             Err(SegmentError::Malformed)
         }
+    }
+
+    fn set_sums(&mut self) -> Option<()> {
+        let parts = |of: &[u8], ranges: &[Range<usize>]| {
+            let mut ranges = ranges.iter();
+            ranges.try_fold(0, |total, range| Some(total + sum(of.get(range.clone())?)))
+        };
+        let first = *self.packet.first()?;
+        if first >> 4 == 4 {
+            let header_len = usize::from(first & 15) * 4;
+            self.network_sum = parts(self.packet, &[0..2, 6..10, 12..header_len.max(12)])?;
+        }
+        let transport = self.packet.get(self.transport..self.headers)?;
+        let (protocol, ranges) = if self.kind == Kind::Tcp {
+            (TCP, &[0..4, 8..12, 14..16, 18..transport.len()][..])
+        } else {
+            (UDP, &[0..4][..])
+        };
+        self.transport_sum = pseudo(self.packet, protocol, 0)? + parts(transport, ranges)?;
+        Some(())
     }
 
     /// How many packets it makes.
@@ -129,16 +157,22 @@ impl<'a> Burst<'a> {
     /// Writes packet `index` to `out`, which has exactly [`Burst::len_of`] octets.
     pub fn write(&self, index: usize, out: &mut [u8]) -> Result<(), SegmentError> {
         if let Kind::Whole { needs_checksum } = self.kind {
-            out.get_mut(..self.packet.len())
-                .ok_or(SegmentError::Malformed)?
-                .copy_from_slice(self.packet);
-            if needs_checksum {
-                let covered = out.get(self.transport..).ok_or(SegmentError::Malformed)?;
-                let value = !fold(sum(covered));
-                // RFC 768: a computed checksum of zero is sent as all ones; for TCP both mean the same.
-                put(out, self.checksum, if value == 0 { 0xffff } else { value })?;
+            let out = out.get_mut(..self.packet.len()).ok_or(SegmentError::Malformed)?;
+            if !needs_checksum {
+                out.copy_from_slice(self.packet);
+                return Ok(());
             }
-            return Ok(());
+            let (head, covered) = self
+                .packet
+                .split_at_checked(self.transport)
+                .ok_or(SegmentError::Malformed)?;
+            let (out_head, out_covered) = out
+                .split_at_mut_checked(self.transport)
+                .ok_or(SegmentError::Malformed)?;
+            out_head.copy_from_slice(head);
+            let value = !fold(copy_and_sum(covered, out_covered));
+            // RFC 768: a computed checksum of zero is sent as all ones; for TCP both mean the same.
+            return put(out, self.checksum, if value == 0 { 0xffff } else { value });
         }
         let start = self.headers + index * self.size;
         let payload = self.packet.get(start..).map(|p| p.get(..self.size).unwrap_or(p));
@@ -147,43 +181,44 @@ impl<'a> Burst<'a> {
             .split_at_mut_checked(self.headers)
             .ok_or(SegmentError::Malformed)?;
         head.copy_from_slice(self.packet.get(..self.headers).ok_or(SegmentError::Malformed)?);
-        body.get_mut(..payload.len())
-            .ok_or(SegmentError::Malformed)?
-            .copy_from_slice(payload);
+        if body.len() < payload.len() {
+            return Err(SegmentError::Malformed);
+        }
+        let payload_sum = copy_and_sum(payload, body);
         let is_last = start + payload.len() == self.packet.len();
-        self.fix_network(index, payload.len(), out)?;
-        self.fix_transport(index, is_last, payload.len(), out)
+        self.fix_network(index, payload.len(), head)?;
+        self.fix_transport(index, is_last, payload.len(), payload_sum, head)
     }
 
-    fn fix_network(&self, index: usize, payload: usize, out: &mut [u8]) -> Result<(), SegmentError> {
+    fn fix_network(&self, index: usize, payload: usize, head: &mut [u8]) -> Result<(), SegmentError> {
         let total = self.headers + payload;
-        if out.first().is_some_and(|b| b >> 4 == 4) {
-            let id = get(out, 4)?.wrapping_add(index as u16);
-            put(out, 2, u16::try_from(total).map_err(|_| SegmentError::Malformed)?)?;
-            put(out, 4, id)?;
-            put(out, 10, 0)?;
-            let header_len = usize::from(out.first().map_or(0, |b| b & 15)) * 4;
-            let value = !fold(sum(out.get(..header_len).ok_or(SegmentError::Malformed)?));
-            put(out, 10, value)
+        if head.first().is_some_and(|b| b >> 4 == 4) {
+            let id = get(head, 4)?.wrapping_add(index as u16);
+            let total = u16::try_from(total).map_err(|_| SegmentError::Malformed)?;
+            put(head, 2, total)?;
+            put(head, 4, id)?;
+            let value = !fold(self.network_sum + u64::from(total) + u64::from(id));
+            put(head, 10, value)
         } else {
-            put(
-                out,
-                4,
-                u16::try_from(total - 40).map_err(|_| SegmentError::Malformed)?,
-            )
+            let len = u16::try_from(total - 40).map_err(|_| SegmentError::Malformed)?;
+            put(head, 4, len)
         }
     }
 
+    /// `payload_sum` is the sum of the payload's `payload` octets.
     fn fix_transport(
         &self,
         index: usize,
         is_last: bool,
         payload: usize,
-        out: &mut [u8],
+        payload_sum: u64,
+        head: &mut [u8],
     ) -> Result<(), SegmentError> {
-        let transport = out.get_mut(self.transport..).ok_or(SegmentError::Malformed)?;
-        let len = self.headers - self.transport + payload;
-        let protocol = if self.kind == Kind::Tcp {
+        let transport = head.get_mut(self.transport..).ok_or(SegmentError::Malformed)?;
+        let len = transport.len() + payload;
+        // The length in the pseudo header.
+        let mut total = self.transport_sum + payload_sum + len as u64;
+        if self.kind == Kind::Tcp {
             let sequence = transport.get_mut(4..8).and_then(|s| s.first_chunk_mut::<4>());
             let sequence = sequence.ok_or(SegmentError::Malformed)?;
             let advanced = u32::from_be_bytes(*sequence).wrapping_add((index * self.size) as u32);
@@ -195,24 +230,14 @@ impl<'a> Burst<'a> {
             if index > 0 {
                 *flags &= !CWR;
             }
-            TCP
+            total += u64::from(advanced) + u64::from(get(transport, 12)?);
         } else {
             put(transport, 4, len as u16)?;
-            UDP
-        };
-        put(out, self.checksum, 0)?;
-        let total = pseudo(out, protocol, len).ok_or(SegmentError::Malformed)?
-            + sum(out.get(self.transport..).ok_or(SegmentError::Malformed)?);
+            total += len as u64;
+        }
         let value = !fold(total);
-        put(
-            out,
-            self.checksum,
-            if value == 0 && protocol == UDP {
-                0xffff
-            } else {
-                value
-            },
-        )
+        let is_none = value == 0 && self.kind == Kind::Udp;
+        put(head, self.checksum, if is_none { 0xffff } else { value })
     }
 }
 

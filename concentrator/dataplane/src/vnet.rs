@@ -89,6 +89,15 @@ pub(crate) fn sum(octets: &[u8]) -> u64 {
     }
 }
 
+/// Copies `from` to the start of `to` and gives its [`sum`]; as much of it as there is room for.
+pub(crate) fn copy_and_sum(from: &[u8], to: &mut [u8]) -> u64 {
+    let len = from.len().min(to.len());
+    match (from.get(..len), to.get_mut(..len)) {
+        (Some(from), Some(to)) => crate::sys::wide::copy_and_sum(from, to),
+        _ => 0,
+    }
+}
+
 /// [`sum`], written so that the compiler makes vector instructions of it, of whatever width its caller is compiled for.
 #[inline(always)]
 pub(crate) fn sum_in_lanes(octets: &[u8]) -> u64 {
@@ -122,7 +131,7 @@ fn sum_words(octets: &[u8]) -> u64 {
 }
 
 /// Words may be read in host order, which the sum does not mind (RFC 1071 section 2.B) if it is put right at the end.
-fn in_order(total: u64) -> u64 {
+pub(crate) fn in_order(total: u64) -> u64 {
     u64::from(u16::from_be_bytes(fold(total).to_ne_bytes()))
 }
 
@@ -154,6 +163,18 @@ mod tests {
         fn sum_equals_the_slow_model(octets in proptest::collection::vec(any::<u8>(), 0..3000)) {
             let (fast, slow) = (fold(sum(&octets)), slow(&octets));
             prop_assert!(fast == slow || (fast % 0xffff == 0 && slow % 0xffff == 0));
+        }
+
+        #[test]
+        fn what_is_copied_is_whole_and_its_sum_is_that_of_the_source(
+            octets in proptest::collection::vec(any::<u8>(), 0..3000),
+            room in 0usize..3000,
+        ) {
+            let mut copy = vec![0xaa; room];
+            let len = room.min(octets.len());
+            prop_assert_eq!(fold(copy_and_sum(&octets, &mut copy)), fold(sum(&octets[..len])));
+            prop_assert_eq!(&copy[..len], &octets[..len]);
+            prop_assert!(copy[len..].iter().all(|b| *b == 0xaa));
         }
 
         #[test]

@@ -13,10 +13,18 @@ use dataplane::{
 };
 use ip::Selector;
 
+/// Inner address of user 0.
+const FIRST_USER: u32 = 0x0a01_0000;
+/// Where a burst has its destination: behind the `virtio_net_hdr`, in the IPv4 header.
+const DESTINATION: std::ops::Range<usize> = 10 + 16..10 + 20;
+
 /// Queues of buffers that are used again and again.
 #[derive(Default)]
 pub(crate) struct Memory {
-    pub(crate) inner: VecDeque<Vec<u8>>,
+    /// Numbers of the users for whom a burst waits.
+    pub(crate) inner: VecDeque<u32>,
+    /// The burst of user 0.
+    pub(crate) burst: Vec<u8>,
     pub(crate) outer: VecDeque<(Vec<u8>, usize)>,
     pub(crate) spare: Vec<Vec<u8>>,
     pub(crate) written: usize,
@@ -63,9 +71,10 @@ impl PacketIo for Memory {
     }
 
     fn read_inner(&mut self, buffer: &mut [u8]) -> Option<(u32, usize)> {
-        let data = self.inner.pop_front()?;
-        buffer.get_mut(..data.len())?.copy_from_slice(&data);
-        let len = data.len();
+        let user = Ipv4Addr::from(FIRST_USER + self.inner.pop_front()?);
+        let len = self.burst.len();
+        buffer.get_mut(..len)?.copy_from_slice(&self.burst);
+        buffer.get_mut(DESTINATION)?.copy_from_slice(&user.octets());
         Some((1, len))
     }
 
@@ -94,7 +103,7 @@ pub(crate) fn pair(number: u32, is_sender: bool, suite: Suite) -> SaPair {
     let (a, b) = (0x1000 + number, 0x100_0000 + number);
     let (spi_in, spi_out) = if is_sender { (a, b) } else { (b, a) };
     let here = vec![Selector::host([10, 0, 0, 1].into())];
-    let user = Ipv4Addr::from(0x0a01_0000 + number);
+    let user = Ipv4Addr::from(FIRST_USER + number);
     let there = vec![Selector::host(user.into())];
     let (ts_local, ts_remote) = if is_sender { (here, there) } else { (there, here) };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 4500));
@@ -148,11 +157,11 @@ pub(crate) fn domain() -> DomainFacts {
     }
 }
 
-/// Segments of a burst.
+/// Segments of a long burst.
 pub(crate) const SEGMENTS: usize = 40;
 
-/// A TCP burst as a TUN device gives it.
-pub(crate) fn burst(number: u32, size: usize) -> Vec<u8> {
+/// A TCP burst for user 0 as a TUN device gives it.
+pub(crate) fn burst(size: usize, segments: usize) -> Vec<u8> {
     let header = VnetHeader {
         needs_checksum: true,
         gso: Gso::Tcp4,
@@ -161,13 +170,13 @@ pub(crate) fn burst(number: u32, size: usize) -> Vec<u8> {
         csum_start: 20,
         csum_offset: 16,
     };
-    let total = (40 + size * SEGMENTS) as u16;
+    let total = (40 + size * segments) as u16;
     let mut data = header.octets().to_vec();
     data.extend([0x45, 0]);
     data.extend(total.to_be_bytes());
     data.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1]);
-    data.extend((0x0a01_0000u32 + number).to_be_bytes());
+    data.extend(FIRST_USER.to_be_bytes());
     data.extend([1, 1, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 1, 0, 0, 0, 0]);
-    data.resize(data.len() + size * SEGMENTS, 7);
+    data.resize(data.len() + size * segments, 7);
     data
 }
