@@ -127,7 +127,8 @@ impl<'a> Burst<'a> {
         let (protocol, ranges) = if self.kind == Kind::Tcp {
             (TCP, &[0..4, 8..12, 14..16, 18..transport.len()][..])
         } else {
-            (UDP, &[0..4][..])
+            // The ports.
+            (UDP, &[0..2, 2..4][..])
         };
         self.transport_sum = pseudo(self.packet, protocol, 0)? + parts(transport, ranges)?;
         Some(())
