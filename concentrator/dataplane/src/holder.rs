@@ -25,6 +25,9 @@ use crate::worker::{self, Control, DomainQueue, Running, WorkerHandle, WorkerPor
 
 /// How long workers may take to let go of a routing domain.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Room for IKE messages that wait (octets): some thousand, as when all clients of a node speak at once. The kernel's own
+/// choice has room for less than three hundred.
+const IKE_BUFFER: usize = 2 << 20;
 
 /// Why the data plane cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -435,6 +438,7 @@ fn open_sockets(config: &Config) -> Result<Sockets, OpenError> {
 
         let plain = at(config.ike_port);
         let opened = socket::open_udp(plain, false).map_err(failed("IKE socket", plain))?;
+        socket::set_buffers(&opened, IKE_BUFFER);
         let local = socket::bound(&opened, plain).map_err(failed("IKE socket", plain))?;
         ike.push(IkeSocket {
             socket: socket::into_std(opened),
@@ -445,6 +449,7 @@ fn open_sockets(config: &Config) -> Result<Sockets, OpenError> {
         // Member 0 of the group is IKE's, the others follow in the order of the workers.
         let nat = at(config.nat_port);
         let opened = socket::open_udp(nat, true).map_err(failed("NAT traversal socket", nat))?;
+        socket::set_buffers(&opened, IKE_BUFFER);
         let local = socket::bound(&opened, nat).map_err(failed("NAT traversal socket", nat))?;
         bpf::attach_steering(&opened, &steering).map_err(failed("steering program", local))?;
         ike.push(IkeSocket {

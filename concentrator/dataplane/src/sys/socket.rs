@@ -247,7 +247,7 @@ fn receive_tos(socket: &Socket, local: SocketAddr) -> io::Result<()> {
 }
 
 /// Asks for buffers beyond net.core.rmem_max where we may, within it where we may not.
-fn set_buffers(socket: &Socket, octets: usize) {
+pub(crate) fn set_buffers(socket: &Socket, octets: usize) {
     let wanted = i32::try_from(octets).unwrap_or(i32::MAX / 2);
     for (force, plain) in [
         (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
