@@ -88,6 +88,7 @@ pub fn join(name: &str, records: Vec<Record>) -> Record {
         epoch_unix_us: epoch,
         ..Record::default()
     };
+    let several = records.len() > 1;
     for mut record in records {
         record.delay(record.epoch_unix_us - epoch);
         if whole.name.is_empty() {
@@ -95,7 +96,7 @@ pub fn join(name: &str, records: Vec<Record>) -> Record {
         }
         whole.length = whole.length.max(record.length);
         for flow in &mut record.flows {
-            if !record.name.is_empty() {
+            if several && !record.name.is_empty() {
                 flow.name = format!("{} {}", record.name, flow.name);
             }
         }
@@ -125,7 +126,7 @@ pub fn join(name: &str, records: Vec<Record>) -> Record {
     whole
 }
 
-/// The table for people.
+/// The table for people. Its quantiles are those of the flows with a silence.
 #[must_use]
 pub fn table(record: &Record) -> String {
     let mut text = String::new();
@@ -148,7 +149,7 @@ fn write_table(text: &mut String, record: &Record) -> std::fmt::Result {
         "interval", "from, s", "flows", "silent", "p50, ms", "p90", "p99", "max", "lost", "logins", "own, ms"
     )?;
     for report in &reports {
-        let silence = &report.silence_ms;
+        let silence = &report.affected_ms;
         writeln!(
             text,
             "{:width$}  {:>8.1} {:>6} {:>6}  {:>8.0} {:>8.0} {:>8.0} {:>8.0}  {:>7} {:>7} {:>7.0}",

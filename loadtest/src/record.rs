@@ -131,6 +131,8 @@ pub struct MarkReport {
     pub silence_ms: Quantiles,
     /// Flows with a silence.
     pub silent: usize,
+    /// The longest silence of each of those alone: whom the event of the interval did not concern does not soften it.
+    pub affected_ms: Quantiles,
     /// Packets lost.
     pub lost: u64,
     /// New logins.
@@ -319,6 +321,7 @@ impl Record {
         });
         let lost = users.iter().map(|user| user.lost).sum();
         let silent = users.iter().filter(|user| user.silence_ms > 0.0).count();
+        let mut affected: Vec<f64> = longest.iter().copied().filter(|ms| *ms > 0.0).collect();
         users.truncate(MAX_LISTED);
         let stall = self.stalls.iter().map(|stall| span.overlap(*stall)).max();
         MarkReport {
@@ -328,6 +331,7 @@ impl Record {
             flows: longest.len(),
             silence_ms: Quantiles::of_values(&mut longest),
             silent,
+            affected_ms: Quantiles::of_values(&mut affected),
             lost,
             new_logins: self.logins.iter().filter(|login| span.contains(login.at)).count(),
             own_stall_ms: ms(stall.unwrap_or(0)),

@@ -98,8 +98,13 @@ fn a_silence_that_began_just_before_its_mark_counts_for_the_mark() {
     assert_eq!([0, 1, 2].map(|i| reports[i].lost), [0, 6, 0]);
     let kill = &reports[1];
     assert_eq!(
-        (kill.flows, kill.silence_ms.max, kill.silence_ms.min),
-        (2, 340.0, 0.0)
+        (
+            kill.flows,
+            kill.silence_ms.max,
+            kill.silence_ms.min,
+            kill.affected_ms.p50
+        ),
+        (2, 340.0, 0.0, 340.0)
     );
     assert_eq!((kill.users[0].user, kill.users[0].silence_ms), (1, 340.0));
     assert_eq!(kill.users[0].from_unix_ms, 1_700_000_000_000.0 + 4960.0);

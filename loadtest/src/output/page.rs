@@ -14,7 +14,7 @@ pub(super) fn html(record: &Record) -> String {
     let title = escape(title);
     let mut rows = String::new();
     for report in record.reports() {
-        let silence = &report.silence_ms;
+        let silence = &report.affected_ms;
         rows.push_str(&format!(
             "<tr><th>{}</th><td>{:.1}</td><td>{}</td><td>{}</td><td>{:.0}</td><td>{:.0}</td><td>{:.0}</td><td>{:.0}</td>\
              <td>{}</td><td>{}</td><td>{:.0}</td></tr>\n",

@@ -22,6 +22,8 @@ const MAX_DRAWN: usize = 20_000;
 const MAX_STRIPS: usize = 120;
 /// Marks with a label; of more, some stay without.
 const MAX_LABELS: usize = 60;
+/// Letters of a flow's name that have room.
+const MAX_NAME: usize = 26;
 /// Ends of the logarithmic scale of silences (ms).
 const SCALE: (f64, f64) = (30.0, 100_000.0);
 /// Silences up to so many milliseconds have this colour.
@@ -40,6 +42,13 @@ fn colour(ms: f64) -> &'static str {
 
 fn ms(us: u64) -> f64 {
     us as f64 / 1000.0
+}
+
+/// The end of a long name, which tells it from others.
+fn tail(name: &str) -> &str {
+    let letters = name.chars().count();
+    let start = name.char_indices().nth(letters.saturating_sub(MAX_NAME));
+    start.and_then(|(at, _)| name.get(at..)).unwrap_or(name)
 }
 
 /// Text as XML.
@@ -141,11 +150,12 @@ fn time_plot(canvas: &mut Canvas, record: &Record, row: f64, rows: f64) {
             "#e8f1e4",
         );
         if row >= 9.0 {
+            let name = tail(&flow.name);
             canvas.text(
                 LEFT - 6.0,
                 y(index) + row * 0.75,
                 r#"text-anchor="end" font-size="9""#,
-                &flow.name,
+                name,
             );
         }
     }
@@ -263,7 +273,7 @@ fn tick(least: f64) -> f64 {
 
 fn distribution(canvas: &mut Canvas, reports: &[MarkReport], top: f64) {
     let (low, high) = (SCALE.0.ln(), SCALE.1.ln());
-    let right = WIDTH - RIGHT - 230.0;
+    let right = WIDTH - RIGHT - 250.0;
     let x = |ms: f64| LEFT + (right - LEFT) * ((ms.clamp(SCALE.0, SCALE.1).ln() - low) / (high - low));
     let rows = top + 40.0;
     let bottom = rows + STRIP * reports.len() as f64;
@@ -271,10 +281,10 @@ fn distribution(canvas: &mut Canvas, reports: &[MarkReport], top: f64) {
         LEFT,
         top,
         r#"font-size="15" font-weight="bold""#,
-        "Longest silence of each flow, by interval",
+        "Longest silence of each flow that was silent, by interval",
     );
     for (at, name) in [
-        (30.0, "none"),
+        (30.0, "30 ms"),
         (100.0, "100 ms"),
         (300.0, "300 ms"),
         (700.0, "700"),
@@ -287,7 +297,7 @@ fn distribution(canvas: &mut Canvas, reports: &[MarkReport], top: f64) {
         canvas.text(x(at), rows - 12.0, r#"text-anchor="middle" font-size="9""#, name);
     }
     canvas.text(
-        right + 12.0,
+        right + 32.0,
         rows - 12.0,
         r#"font-size="9""#,
         "p50 / p99 / max ms, lost, new logins",
@@ -311,8 +321,11 @@ fn distribution(canvas: &mut Canvas, reports: &[MarkReport], top: f64) {
                 colour(user.silence_ms)
             ));
         }
-        let silence = &report.silence_ms;
-        for value in [silence.p50, silence.p99] {
+        let silence = &report.affected_ms;
+        for value in [silence.p50, silence.p99]
+            .into_iter()
+            .filter(|value| *value > 0.0)
+        {
             canvas.line(
                 (x(value), middle - 9.0),
                 (x(value), middle + 9.0),
@@ -323,6 +336,6 @@ fn distribution(canvas: &mut Canvas, reports: &[MarkReport], top: f64) {
             "{:.0} / {:.0} / {:.0}, {}, {}",
             silence.p50, silence.p99, silence.max, report.lost, report.new_logins
         );
-        canvas.text(right + 12.0, middle + 4.0, "", &figures);
+        canvas.text(right + 32.0, middle + 4.0, "", &figures);
     }
 }
