@@ -13,6 +13,7 @@ pub mod actors;
 pub mod arbiters;
 pub mod authenticator;
 pub mod backend;
+pub mod backup;
 pub mod budget;
 pub mod ceiling;
 pub mod checkpoint;

@@ -59,7 +59,7 @@ pub trait ClusterBackend: Send + Sync + 'static {
     /// [`BackendError::NotFound`] when nothing is; [`BackendError::Refused`] while it lives.
     async fn forget(&self, request: v1::ForgetRequest) -> Result<v1::ClusterOrderResponse, BackendError>;
 
-    /// A backup, in pieces of at most 1 MiB; an error ends it and makes it worthless.
+    /// A backup, in pieces of at most 2 MiB; an error ends it and makes it worthless.
     ///
     /// # Errors
     /// When the store cannot be read.

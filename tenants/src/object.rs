@@ -11,9 +11,9 @@ use store::Revision;
 use crate::model::{AddressPool, Connection, Credential, Tenant};
 
 /// Everything under it is a resource or the fence.
-pub(crate) const CONFIG: &str = "config/";
+pub const CONFIG: &str = "config/";
 /// Written by every change of resources: who has seen its revision has seen all changes before.
-pub(crate) const FENCE: &str = "config/.fence";
+pub const FENCE: &str = "config/.fence";
 
 /// What a resource is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,7 +81,7 @@ impl Id {
     }
 
     /// The resource of a key; `None` when it is none.
-    pub(crate) fn from_key(key: &str) -> Option<Self> {
+    pub fn from_key(key: &str) -> Option<Self> {
         let mut parts = key.strip_prefix(CONFIG)?.split('/');
         let (tenant, folder, name) = (parts.next()?, parts.next()?, parts.next());
         if parts.next().is_some() {

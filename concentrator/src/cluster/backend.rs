@@ -14,6 +14,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::shared::Shared;
 use super::{events, rotation};
+use crate::backup;
 use crate::session::timestamp;
 
 /// How long an order that is not waited for has to be refused.
@@ -196,30 +197,26 @@ impl Backend {
         }
     }
 
-    fn etcd(&self, status: &Status) -> v1::ClusterEtcd {
+    async fn etcd(&self, status: &Status) -> v1::ClusterEtcd {
         let etcd = &self.shared.stores.control;
         let counters = etcd.counters();
-        let present = etcd.member();
+        let members = etcd.inspect().await;
         v1::ClusterEtcd {
             reachable: status.etcd,
             cluster_id: format!("{:016x}", etcd.cluster()),
             revision: etcd.highest_seen(),
-            write_latency_us: 0,
-            members: self
-                .shared
-                .config
-                .etcd
-                .iter()
-                .map(|endpoint| v1::ClusterEtcdMember {
-                    endpoint: endpoint.clone(),
-                    reachable: status.etcd && present == *endpoint,
-                    warnings: etcd
-                        .warnings()
-                        .iter()
-                        .filter_map(|warning| warning.strip_prefix(endpoint.as_str()))
-                        .map(|warning| warning.trim_start_matches([':', ' ']).to_owned())
-                        .collect(),
-                    ..Default::default()
+            write_latency_us: u64::try_from(self.shared.stores.data.write_latency().as_micros())
+                .unwrap_or(u64::MAX),
+            members: members
+                .into_iter()
+                .map(|member| v1::ClusterEtcdMember {
+                    reachable: member.version.is_some(),
+                    version: member.version.unwrap_or_default(),
+                    endpoint: member.endpoint,
+                    leader: member.leader,
+                    database_octets: member.database_octets,
+                    latency_us: u64::try_from(member.latency.as_micros()).unwrap_or(u64::MAX),
+                    warnings: member.warnings,
                 })
                 .collect(),
             counters: [
@@ -307,7 +304,7 @@ impl ClusterBackend for Backend {
             fail_static: status.fail_static,
             nodes: status.nodes.iter().map(|node| self.node(&status, node)).collect(),
             slots: status.slots.iter().map(|slot| self.slot(&status, slot)).collect(),
-            etcd: Some(self.etcd(&status)),
+            etcd: Some(self.etcd(&status).await),
             replica_lag_ms: millis(oldest),
             warnings: warnings(shared, &status),
         })
@@ -369,7 +366,9 @@ impl ClusterBackend for Backend {
     }
 
     async fn backup(&self) -> Result<Pieces, BackendError> {
-        Err(BackendError::Unavailable("backups are not ready in this build".to_owned()))
+        let store = Arc::clone(&self.shared.stores.data) as Arc<dyn store::Store>;
+        let keys = self.shared.keys.load_full();
+        Ok(backup::backup(store, keys, &self.shared.node.config.node_name))
     }
 
     async fn restore(
@@ -377,8 +376,8 @@ impl ClusterBackend for Backend {
         options: v1::RestoreOptions,
         pieces: Pieces,
     ) -> Result<v1::RestoreResponse, BackendError> {
-        let _ = (options, pieces);
-        Err(BackendError::Unavailable("backups are not ready in this build".to_owned()))
+        let keys = self.shared.keys.load_full();
+        backup::restore(&*self.shared.stores.data, &keys, options, pieces).await
     }
 
     async fn rotate_keys(

@@ -20,6 +20,7 @@
 
 mod commit;
 mod fault;
+mod inspect;
 mod lease;
 mod members;
 mod plan;
@@ -34,8 +35,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{GetOptions, KeyValue};
-use tokio::time::timeout;
 
+pub use inspect::MemberStatus;
 pub use settings::{EtcdSettings, EtcdTls, EtcdUser};
 pub use version::version_warning;
 pub use watch::{BACKLOG_OCTETS, TRACKED};
@@ -115,7 +116,7 @@ impl Etcd {
         settings.check()?;
         let root = format!("{}/", settings.namespace);
         let members = Arc::new(Members::new(settings));
-        let warnings = inspect(&members).await;
+        let warnings = inspect::at_start(&members).await;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
@@ -137,6 +138,11 @@ impl Etcd {
         &self.warnings
     }
 
+    /// Asks every member how it is, all at once; takes at most one attempt's time.
+    pub async fn inspect(&self) -> Vec<MemberStatus> {
+        inspect::all(&self.members).await
+    }
+
     /// The endpoint of the member that is asked at present.
     pub fn member(&self) -> &str {
         self.members.endpoint(self.members.current())
@@ -145,6 +151,11 @@ impl Etcd {
     /// The cluster's id: another one after a cluster has been made anew.
     pub fn cluster(&self) -> u64 {
         self.members.cluster()
+    }
+
+    /// How long the last transaction took that was answered, with its repetitions.
+    pub fn write_latency(&self) -> Duration {
+        Duration::from_micros(self.members.counters.last_commit_micros.load(Ordering::Relaxed))
     }
 
     /// The highest revision that any answer or event carried.
@@ -339,46 +350,6 @@ impl Store for Etcd {
     async fn lease_revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.leases.revoke(lease).await
     }
-}
-
-/// Asks every member for its version and its alarms.
-async fn inspect(members: &Members) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let mut answered = Vec::new();
-    let asked = (0..members.len()).map(|index| async move {
-        let status = async {
-            let mut client = members.client(index).await?;
-            client.status().await.map_err(|error| Fault::of(&error))
-        };
-        (index, timeout(members.settings.attempt_timeout, status).await)
-    });
-    for (index, status) in futures::future::join_all(asked).await {
-        let endpoint = members.endpoint(index);
-        match status {
-            Ok(Ok(status)) => {
-                answered.push(index);
-                warnings.extend(
-                    version_warning(status.version()).map(|warning| format!("{endpoint}: {warning}")),
-                );
-                warnings.extend(
-                    status
-                        .errors()
-                        .iter()
-                        .map(|error| format!("{endpoint} reports {error}")),
-                );
-            }
-            Ok(Err(fault)) => warnings.push(format!("{endpoint} does not answer: {}", fault.reason)),
-            Err(_) => warnings.push(format!("{endpoint} does not answer in time")),
-        }
-    }
-    // Begin with one that answers.
-    for index in 0..members.len() {
-        if answered.contains(&index) || answered.is_empty() {
-            break;
-        }
-        members.leave(index);
-    }
-    warnings
 }
 
 fn revision_of(header: &etcd_client::ResponseHeader) -> Revision {

@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use etcd_client::{
     Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, Txn as EtcdTxn, TxnOp, TxnOpResponse,
@@ -87,8 +87,11 @@ impl Committer {
             .transactions
             .fetch_add(u64::try_from(work.len()).unwrap_or(0), Ordering::Relaxed);
         let (txns, replies): (Vec<_>, Vec<_>) = work.into_iter().map(|work| (work.txn, work.reply)).unzip();
+        let sent = Instant::now();
         let fault = match self.send(lane, &txns).await {
             Verdict::Done(outcomes) => {
+                let micros = u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX);
+                counters.last_commit_micros.store(micros, Ordering::Relaxed);
                 answer(replies, outcomes);
                 return;
             }

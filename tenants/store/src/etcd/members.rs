@@ -36,6 +36,8 @@ pub(super) struct Counters {
     pub(super) events_repeated: AtomicU64,
     pub(super) events_lost: AtomicU64,
     pub(super) keep_alives_reopened: AtomicU64,
+    /// Duration of the last commit that was answered, in microseconds.
+    pub(super) last_commit_micros: AtomicU64,
 }
 
 impl Counters {

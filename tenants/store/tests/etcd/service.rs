@@ -36,7 +36,7 @@ fn keeps_the_contract_with_one_member() {
 #[test]
 fn keeps_the_contract_with_three_members() {
     isolated("service::keeps_the_contract_with_three_members", || async {
-        let cluster = Cluster::start(3).await;
+        let mut cluster = Cluster::start(3).await;
         contract::run(&Real(cluster.settings())).await;
         let store = cluster.open().await;
         let warned = store
@@ -50,6 +50,18 @@ fn keeps_the_contract_with_three_members() {
             "3.4.23 is warned of, for each member: {:?}",
             store.warnings()
         );
+        let members = store.inspect().await;
+        assert_eq!(members.len(), 3);
+        assert_eq!(members.iter().filter(|member| member.leader).count(), 1);
+        for member in &members {
+            assert_eq!(member.version.as_deref(), Some("3.4.23"));
+            assert!(member.database_octets > 0 && !member.latency.is_zero());
+        }
+        cluster.kill(2);
+        let members = store.inspect().await;
+        assert_eq!(members[2].version, None);
+        assert!(members[2].warnings[0].contains("does not answer"), "{members:?}");
+        assert!(members[0].version.is_some());
     });
 }
 
