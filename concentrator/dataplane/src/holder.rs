@@ -512,16 +512,21 @@ mod tests {
                 held.recv().unwrap_or_default()
             })))
             .unwrap();
-        for spi_in in 0..1000 {
-            worker.send(WorkerCommand::Remove { spi_in }).unwrap();
-        }
-        worker
-            .send(WorkerCommand::ReadCounters(Box::new(move |c| {
+        let ask = |answer: std::sync::mpsc::Sender<_>| {
+            worker.send(WorkerCommand::ReadCounters(Box::new(move |c| {
                 drop(answer.send(c))
             })))
-            .unwrap();
+        };
+        // Two may wait already: the one that is held, and nothing is known of when it was taken.
+        for spi_in in 0..worker::MAX_COMMANDS as u32 - 2 {
+            worker.send(WorkerCommand::Remove { spi_in }).unwrap();
+        }
+        ask(answer.clone()).unwrap();
+        let refused = (0..2).map(|_| ask(answer.clone())).find_map(Result::err);
+        assert_eq!(refused, Some(worker::SendError::Full));
         drop(hold);
         assert!(answered.recv_timeout(PATIENCE).is_ok());
+        ask(answer).unwrap();
     }
 
     #[test]

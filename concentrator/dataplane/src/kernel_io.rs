@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
@@ -16,7 +15,7 @@ use crate::message::{Encap, WorkerEvent};
 use crate::shard::{Flow, Shard};
 use crate::sys::event::Poller;
 use crate::sys::socket::EspSocket;
-use crate::worker::{Control, DomainQueue, Seat};
+use crate::worker::{Commands, Control, DomainQueue, Seat};
 
 /// Commands obeyed between two turns.
 const COMMANDS_A_TURN: usize = 64;
@@ -169,12 +168,7 @@ impl<'e> KernelIo<'e> {
     }
 
     /// Commands and packets of other workers, up to a bound.
-    pub(crate) fn serve(
-        &mut self,
-        shard: &mut Shard,
-        commands: &Receiver<Control>,
-        now: Instant,
-    ) -> io::Result<Flow> {
+    pub(crate) fn serve(&mut self, shard: &mut Shard, commands: &Commands, now: Instant) -> io::Result<Flow> {
         let mailboxes = Arc::clone(&self.seat.mailboxes);
         let Some(mailbox) = mailboxes.get(usize::from(self.seat.index)) else {
             return Ok(Flow::Stop);
@@ -186,18 +180,19 @@ impl<'e> KernelIo<'e> {
             if shard.is_installing() {
                 break;
             }
-            match commands.try_recv() {
-                Ok(Control::Command(command)) => {
+            match commands.take() {
+                Some(Control::Command(command)) => {
                     if shard.command(command, self, now) == Flow::Stop {
                         return Ok(Flow::Stop);
                     }
                 }
-                Ok(Control::Attach(queue)) => self.attach(shard, queue)?,
-                Ok(Control::Detach { domain, done }) => {
+                Some(Control::End) => return Ok(Flow::Stop),
+                Some(Control::Attach(queue)) => self.attach(shard, queue)?,
+                Some(Control::Detach { domain, done }) => {
                     self.detach(shard, domain)?;
                     drop(done);
                 }
-                Err(_) => {
+                None => {
                     is_done = true;
                     break;
                 }

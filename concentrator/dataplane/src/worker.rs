@@ -3,8 +3,8 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,9 @@ use crate::sys::event::{self, Poller};
 use crate::sys::socket::EspSocket;
 use crate::sys::tun;
 
-/// Commands that may wait for one worker.
-const MAX_COMMANDS: usize = 4096;
+/// Commands that may wait for one worker: a few for each of the SAs of a large node at once, as after a takeover or when a
+/// worker starts again. They take room only while they wait.
+pub(crate) const MAX_COMMANDS: usize = 1 << 18;
 /// How long a worker under load waits awake for the next packet: less than a sleep and a wake-up cost.
 const BUSY_WAIT: Duration = Duration::from_micros(50);
 /// Packets handled since the last sleep that count as load.
@@ -44,6 +45,8 @@ pub(crate) struct DomainQueue {
 /// What is said to a worker's thread.
 pub(crate) enum Control {
     Command(WorkerCommand),
+    /// From the holder, after which the thread is waited for.
+    End,
     Attach(DomainQueue),
     /// `done` is dropped when the worker has let go of the domain's queue.
     Detach {
@@ -88,7 +91,9 @@ pub(crate) struct Running {
 #[derive(Clone)]
 pub struct WorkerHandle {
     index: u8,
-    commands: SyncSender<Control>,
+    commands: Sender<Control>,
+    /// Commands sent and not yet taken.
+    waiting: Arc<AtomicUsize>,
     mailboxes: Arc<[Mailbox]>,
 }
 
@@ -118,14 +123,34 @@ impl WorkerHandle {
     }
 
     fn post(&self, control: Control) -> Result<(), SendError> {
-        let sent = self.commands.try_send(control).map_err(|e| match e {
-            TrySendError::Full(_) => SendError::Full,
-            TrySendError::Disconnected(_) => SendError::Gone,
-        });
+        let is_full = self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_COMMANDS;
+        if is_full && matches!(control, Control::Command(_)) {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(SendError::Full);
+        }
+        let sent = self.commands.send(control).map_err(|_| SendError::Gone);
+        if sent.is_err() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Some(mailbox) = self.mailboxes.get(usize::from(self.index)) {
             mailbox.waker.wake();
         }
         sent
+    }
+}
+
+/// The worker's end of its commands.
+pub(crate) struct Commands {
+    receiver: Receiver<Control>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Commands {
+    /// The oldest command.
+    pub(crate) fn take(&self) -> Option<Control> {
+        let control = self.receiver.try_recv().ok()?;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Some(control)
     }
 }
 
@@ -134,14 +159,11 @@ impl Running {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Says something that must not be lost: waits for room in the queue.
+    /// Says something that must not be lost, however many commands wait.
     pub(crate) fn control(&self, control: Option<Control>) {
         if let Some(control) = control {
             // Only fails if the thread has ended; its successor is given the domains anew.
-            let _ = self.handle.commands.send(control);
-            if let Some(mailbox) = self.handle.mailboxes.get(usize::from(self.handle.index)) {
-                mailbox.waker.wake();
-            }
+            let _ = self.handle.post(control);
         }
     }
 }
@@ -152,7 +174,7 @@ impl Drop for Running {
             // It may be delivering its last event, and this may be the answer to it.
             return;
         }
-        self.control(Some(Control::Command(WorkerCommand::Shutdown)));
+        self.control(Some(Control::End));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -165,10 +187,16 @@ pub(crate) fn start(
     queues: Vec<DomainQueue>,
     events: Box<dyn Fn(WorkerEvent) + Send>,
 ) -> io::Result<(Running, WorkerHandle)> {
-    let (sender, commands) = sync_channel(MAX_COMMANDS);
+    let (sender, receiver) = channel();
+    let waiting = Arc::<AtomicUsize>::default();
+    let commands = Commands {
+        receiver,
+        waiting: Arc::clone(&waiting),
+    };
     let handle = WorkerHandle {
         index: seat.index,
         commands: sender,
+        waiting,
         mailboxes: Arc::clone(&seat.mailboxes),
     };
     let poller = Poller::new()?;
@@ -212,7 +240,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 fn run(
     seat: Seat,
     queues: Vec<DomainQueue>,
-    commands: Receiver<Control>,
+    commands: Commands,
     poller: Poller,
     events: &dyn Fn(WorkerEvent),
 ) -> io::Result<()> {

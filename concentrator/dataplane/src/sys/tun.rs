@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use super::ebpf;
 use crate::config::Offloads;
@@ -44,7 +45,11 @@ pub(crate) fn create(name: &str, queues: u8) -> io::Result<Device> {
     let mut opened = Vec::with_capacity(usize::from(queues));
     for index in 0..queues {
         // The first must make the device: joining one of somebody else's would mix up the queues.
-        opened.push(open_queue(name, index == 0)?);
+        opened.push(if index == 0 {
+            make_device(name)?
+        } else {
+            open_queue(name, false)?
+        });
     }
     let mut device = Device {
         queues: opened,
@@ -55,6 +60,20 @@ pub(crate) fn create(name: &str, queues: u8) -> io::Result<Device> {
     };
     device.negotiate(queues);
     Ok(device)
+}
+
+/// Opens the first queue. One of ours that was just closed may be there a moment longer: a process that is being started
+/// has copies of all our descriptors until it executes its program.
+fn make_device(name: &str) -> io::Result<Queue> {
+    const TRIES: usize = 20;
+    const PAUSE: Duration = Duration::from_millis(5);
+    for _ in 1..TRIES {
+        match open_queue(name, true) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    open_queue(name, true)
 }
 
 fn open_queue(name: &str, is_first: bool) -> io::Result<Queue> {
