@@ -337,13 +337,11 @@ impl Node {
     /// Tells a worker's thread something. What a dead one misses is made good by installing again.
     pub fn command(&self, index: u8, command: WorkerCommand) {
         let Some(slot) = self.worker(index) else { return };
-        if let Some(handle) = slot
-            .handle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-        {
-            let _ = handle.send(command);
+        let handle = slot.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = handle.as_ref().map(|handle| handle.send(command));
+        drop(handle);
+        if sent == Some(Err(dataplane::SendError::Full)) {
+            self.metrics.refusal("esp_worker");
         }
     }
 
