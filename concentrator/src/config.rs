@@ -86,6 +86,9 @@ pub struct Threads {
     pub blocking: u8,
     /// Pin each worker to a processor of its own. Default: false.
     pub pin_workers: bool,
+    /// The library that does the packets' AEAD: `ring`, `aws-lc`, `ipsec-mb` where it is built in, or `auto`: the one that
+    /// a short measurement at the start finds fastest. Default: `auto`.
+    pub aead: String,
 }
 
 /// `[limits]`: everything that a datagram can make grow.
@@ -391,6 +394,7 @@ impl Config {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.filter) {
             problems.push(format!("log.filter: {error}"));
         }
+        problems.extend(crate::aead::check(&self.threads.aead).err());
         if self.api.socket.as_os_str().is_empty() && self.api.tcp.is_none() {
             problems.push("api has neither a socket nor tcp: the node could not be managed".to_owned());
         }
@@ -484,6 +488,7 @@ impl Default for Threads {
             control: (processors / 2).clamp(1, 64),
             blocking: processors.clamp(1, 64),
             pin_workers: false,
+            aead: crate::aead::AUTO.to_owned(),
         }
     }
 }

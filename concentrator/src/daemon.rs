@@ -129,6 +129,7 @@ async fn begin(config: &Config, runtime: &Handle) -> anyhow::Result<(Arc<Telemet
     };
     telemetry.install_log(config)?;
     warn_of_debug(config);
+    crate::aead::choose(&config.threads.aead);
     let lock = exclusive::lock_state(&config.state_directory).await?;
     Ok((telemetry, lock))
 }

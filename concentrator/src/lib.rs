@@ -10,6 +10,7 @@
 //! An actor makes no decision of a protocol: it feeds inputs to its core, drains the outputs and keeps one deadline.
 
 pub mod actors;
+pub mod aead;
 pub mod arbiters;
 pub mod authenticator;
 pub mod backend;
