@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use actix::{Actor, ActorContext as _, Addr, AsyncContext as _, Context, Handler, Message};
 use dataplane::{WorkerCommand, WorkerEvent};
+use tenants::model::RekeyPolicy;
 
 use super::{Fault, Gone, IkeSaActor, Order, Resave, Who, fail, panicked};
 use crate::ceiling::{self, Ceiling};
@@ -199,12 +200,23 @@ impl ChildSaActor {
         }
     }
 
-    /// It has no numbers to send with, or its keys are too old: a new SA takes its place before anything is sent.
+    /// It has no numbers to send with, or its keys are too old: a new SA takes its place before anything is sent. A
+    /// client that does not take rekeys makes a new one itself.
     fn replace(&self, reason: &'static str) {
         let spi_in = self.child.sa.spi_in;
         self.node.metrics.spent(reason);
-        tracing::info!(spi_in = %format_args!("{spi_in:08x}"), reason, "an SA is replaced before it sends again");
-        self.order(ike::Command::RekeyChild { spi_in, group: None });
+        let session = self.slot.sessions.get(&self.child.session);
+        let connection = session.and_then(|session| {
+            let facts = &session.facts;
+            self.node.registry.connection(&facts.tenant, &facts.connection)
+        });
+        let rekeys = connection.is_some_and(|connection| connection.rekey_policy == RekeyPolicy::Initiate);
+        tracing::info!(spi_in = %format_args!("{spi_in:08x}"), reason, rekeys, "an SA is replaced before it sends again");
+        self.order(if rekeys {
+            ike::Command::RekeyChild { spi_in, group: None }
+        } else {
+            ike::Command::DeleteChild { spi_in }
+        });
     }
 
     fn install_now(&self, first_seq: u64, ceiling: u64) {
@@ -270,7 +282,7 @@ impl Handler<ChildNews> for ChildSaActor {
                 match self.above(ceiling.max(used)) {
                     Some(next) => self.reserve(next, AfterStore::Raise(next), context),
                     // Its last block is half used.
-                    None => self.order(ike::Command::RekeyChild { spi_in, group: None }),
+                    None => self.replace("numbers"),
                 }
             }
             WorkerEvent::PeerMoved { remote, .. } => {

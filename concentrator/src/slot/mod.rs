@@ -104,7 +104,7 @@ pub struct Slot {
     /// Its child SAs by inbound SPI.
     pub(crate) children: DashMap<u32, Arc<Child>>,
     pub(crate) checkpoint_every: Duration,
-    pub(crate) logins_without_store: bool,
+    logins_without_store: bool,
     prefix: String,
     generation: AtomicU64,
     next_session: AtomicU64,
@@ -244,6 +244,12 @@ impl Slot {
     #[must_use]
     pub fn share(&self) -> Option<Share> {
         self.share
+    }
+
+    /// Whether users may come in while the store is out of reach.
+    #[must_use]
+    pub fn logins_without_store(&self) -> bool {
+        self.logins_without_store
     }
 
     /// What has to hold for a write; `None`: nothing.

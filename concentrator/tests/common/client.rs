@@ -61,7 +61,7 @@ impl Client {
             lifetime: Default::default(),
             replay_window: 64,
             worker: 0,
-            rekey: RekeyPolicy::Never,
+            rekey: RekeyPolicy::AtSoftLimit,
             max_children: 4,
         };
         let config = InitiatorConfig {

@@ -8,6 +8,7 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     dead_code,
+    unused_imports,
     unreachable_pub,
     reason = "tests"
 )]
@@ -15,6 +16,7 @@
 mod client;
 pub mod nodes;
 mod otlp;
+pub mod slots;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,6 +38,18 @@ pub use otlp::Collector;
 ///
 /// Returns true in the namespace, where the test goes on, and false in the caller, where it has been done.
 pub fn in_namespace(test: &str) -> bool {
+    within(test, &["--exact", test, "--nocapture", "--test-threads=1"])
+}
+
+/// The same for a test that is ignored by default: what it writes is shown.
+pub fn in_namespace_ignored(test: &str) -> bool {
+    within(
+        test,
+        &["--exact", test, "--ignored", "--nocapture", "--test-threads=1"],
+    )
+}
+
+fn within(test: &str, arguments: &[&str]) -> bool {
     const MARK: &str = "CONCENTRATOR_TEST_NAMESPACE";
     if std::env::var_os(MARK).is_some() {
         for command in ["link set lo up", "addr add 127.0.0.2/8 dev lo"] {
@@ -46,7 +60,7 @@ pub fn in_namespace(test: &str) -> bool {
     let output = Command::new("unshare")
         .args(["--net", "--"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .args(arguments)
         .env(MARK, "1")
         .output()
         .expect("unshare (util-linux)");
@@ -55,8 +69,11 @@ pub fn in_namespace(test: &str) -> bool {
     assert!(output.status.success(), "in the namespace:\n{text}");
     assert!(
         text.contains("1 passed"),
-        "the test did not run in the namespace:\n{text}"
+        "the test {test} did not run in the namespace:\n{text}"
     );
+    if arguments.contains(&"--ignored") {
+        println!("{text}");
+    }
     false
 }
 
@@ -68,6 +85,8 @@ pub struct Daemon {
     pub api_socket: PathBuf,
 }
 
+type Launched = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<daemon::Running>>>>;
+
 enum End {
     /// As SIGTERM.
     Drain,
@@ -78,6 +97,34 @@ enum End {
 impl Daemon {
     /// Starts it over `state` and waits until it serves.
     pub fn start(state: &Path, change: impl FnOnce(&mut Config)) -> Self {
+        Self::launch(state, change, |config, runtime| {
+            Box::pin(daemon::launch(config, None, runtime))
+        })
+    }
+
+    /// Starts it over `state` on what `ground` makes.
+    pub fn start_on<F>(
+        state: &Path,
+        change: impl FnOnce(&mut Config),
+        ground: impl FnOnce(tokio::runtime::Handle) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = daemon::Foundation> + Send + 'static,
+    {
+        Self::launch(state, change, |config, runtime| {
+            Box::pin(async move {
+                // What follows the store does so on the runtime.
+                let ground = runtime.spawn(ground(runtime.clone())).await?;
+                daemon::launch_on(ground, config, None, runtime).await
+            })
+        })
+    }
+
+    fn launch(
+        state: &Path,
+        change: impl FnOnce(&mut Config),
+        launch: impl FnOnce(Config, tokio::runtime::Handle) -> Launched + Send + 'static,
+    ) -> Self {
         let mut config = Config {
             state_directory: state.join("state"),
             ..Config::default()
@@ -100,9 +147,7 @@ impl Daemon {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             let handle = runtime.handle().clone();
             System::new().block_on(async move {
-                let running = daemon::launch(config, None, handle)
-                    .await
-                    .expect("the daemon starts");
+                let running = launch(config, handle).await.expect("the daemon starts");
                 ready.send(Arc::clone(&running.node)).unwrap();
                 match stopped.await {
                     Ok(End::Drain) | Err(_) => running.stop().await,
