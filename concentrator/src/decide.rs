@@ -96,7 +96,7 @@ async fn admit(
     job: Box<AuthJob>,
     notes: &mut Notes,
 ) -> Result<(Grant, Granted), Refusal> {
-    if slot.records.is_static() && !slot.logins_without_store() {
+    if slot.records.is_static() && !slot.logins_without_store {
         return Err(Refusal::local(
             FailureKind::Internal,
             "the store is out of reach: live sessions go on, new ones cannot be recorded",

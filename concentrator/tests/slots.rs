@@ -250,7 +250,7 @@ fn without_the_store_live_sessions_go_on_and_new_ones_wait() {
         "nothing that is not durable is answered"
     );
     assert!(slot.records.oldest_wait() > concentrator::records::WAIT_COOKIE);
-    slot.records.set_static(true, slot.logins_without_store());
+    slot.records.set_static(true, slot.logins_without_store);
     assert!(alice.run(5 * SECOND, |alice| {
         alice
             .children

@@ -104,7 +104,8 @@ pub struct Slot {
     /// Its child SAs by inbound SPI.
     pub(crate) children: DashMap<u32, Arc<Child>>,
     pub(crate) checkpoint_every: Duration,
-    logins_without_store: bool,
+    /// Whether users may come in while the store is out of reach.
+    pub logins_without_store: bool,
     prefix: String,
     generation: AtomicU64,
     next_session: AtomicU64,
@@ -244,12 +245,6 @@ impl Slot {
     #[must_use]
     pub fn share(&self) -> Option<Share> {
         self.share
-    }
-
-    /// Whether users may come in while the store is out of reach.
-    #[must_use]
-    pub fn logins_without_store(&self) -> bool {
-        self.logins_without_store
     }
 
     /// What has to hold for a write; `None`: nothing.

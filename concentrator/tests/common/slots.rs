@@ -120,6 +120,7 @@ impl Shared {
                 registry: registry.await.unwrap(),
                 sa_store: store,
                 slots: Slots::cluster([0, 1].map(|slot| (address(slot).parse().unwrap(), slot))),
+                cluster: None,
             }
         };
         let directory = self.directory.join(name);
