@@ -257,11 +257,12 @@ impl Shard {
                 &mut sink,
             );
         }
-        if authentic > 0 {
-            pair.received(authentic, octets, now, io);
-        }
+        let is_now_active = authentic > 0 && pair.received(authentic, octets, now, io);
         if let Some(from) = moved.filter(|_| pair.may_move && pair.port == arrival.port) {
             pair.moved(from, io);
+        }
+        if is_now_active {
+            self.supersede(spi);
         }
     }
 }

@@ -69,6 +69,8 @@ pub struct Shard {
     pairs: Vec<Option<Box<Pair>>>,
     free: Vec<Place>,
     by_spi: FxHashMap<u32, Place>,
+    /// Inbound SPIs of each session, the newest last.
+    by_session: FxHashMap<u64, Vec<u32>>,
     /// Pairs that wait to be installed.
     backlog: VecDeque<SaPair>,
     /// Pairs of removed slots with their places, which are not free yet.
@@ -108,6 +110,7 @@ impl Shard {
             pairs: Vec::new(),
             free: Vec::new(),
             by_spi: FxHashMap::default(),
+            by_session: FxHashMap::default(),
             backlog: VecDeque::new(),
             removed: VecDeque::new(),
             forwards: [None; MAX_SLOTS as usize],

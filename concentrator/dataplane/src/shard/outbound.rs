@@ -190,7 +190,8 @@ impl Shard {
         }
     }
 
-    /// The pair for an outbound packet: the newest usable one whose selectors match, else the newest. Without `is_final`
+    /// The pair for an outbound packet: of those whose selectors match the newest that is active and not superseded, else
+    /// the newest. Without `is_final`
     /// a worker among several answers only for what is its own by the most specific entry of all.
     fn choose(&self, domain: u32, summary: &Summary, is_final: bool) -> Option<Place> {
         let routes = self.routes.get(&domain)?;
@@ -203,7 +204,7 @@ impl Shard {
                 if !pair.carries(summary) {
                     continue;
                 }
-                if pair.active && !pair.expired {
+                if pair.active && !pair.superseded && !pair.expired {
                     return Some(*slot);
                 }
                 fallback = fallback.or(Some(*slot));

@@ -31,6 +31,9 @@ pub(crate) struct Pair {
     pub(crate) path_mtu: Option<u16>,
     /// The outbound SA may be used although older ones are left.
     pub(crate) active: bool,
+    /// A newer pair of the session for the same traffic has become active: this one is not sent by any more, whatever still
+    /// arrives on it. The peer may have deleted it.
+    pub(crate) superseded: bool,
     /// The hard limit was reached.
     pub(crate) expired: bool,
     limits: Limits,
@@ -67,6 +70,7 @@ impl Pair {
             may_move: pair.encap == Encap::Udp,
             path_mtu: pair.path_mtu,
             active: pair.activate == Activate::Now,
+            superseded: false,
             expired: false,
             limits: pair.limits,
             soft_reported: false,
@@ -91,11 +95,26 @@ impl Pair {
         self.ask_at = half_way(self.outbound.next_sequence(), self.outbound.ceiling());
     }
 
-    /// Counts authenticated packets from the peer, some of which may have been dropped later.
-    pub(crate) fn received(&mut self, packets: u64, octets: u64, now: Instant, io: &mut impl PacketIo) {
+    /// Whether the other one is of the same session and for the same traffic.
+    pub(crate) fn is_sibling(&self, other: &Self) -> bool {
+        self.session == other.session
+            && self.domain == other.domain
+            && self.ts_local == other.ts_local
+            && self.ts_remote == other.ts_remote
+    }
+
+    /// Counts authenticated packets from the peer, some of which may have been dropped later. Whether the pair has become
+    /// active by them.
+    pub(crate) fn received(
+        &mut self,
+        packets: u64,
+        octets: u64,
+        now: Instant,
+        io: &mut impl PacketIo,
+    ) -> bool {
         self.count(IN, packets, octets, now, io);
         self.last_in = Some(now);
-        self.active = true;
+        let was_active = std::mem::replace(&mut self.active, true);
         if !self.seen_inbound {
             self.seen_inbound = true;
             io.event(WorkerEvent::FirstInbound {
@@ -103,6 +122,7 @@ impl Pair {
                 spi_in: self.spi_in,
             });
         }
+        !was_active
     }
 
     /// Counts packets to the peer, and asks for more sequence numbers in time.

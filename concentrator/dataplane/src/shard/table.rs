@@ -1,6 +1,9 @@
 //! The table of pairs: installed one by one or by the thousands, removed one by one or by the slot.
 
+use std::collections::hash_map::Entry;
 use std::time::Instant;
+
+use rustc_hash::FxHashMap;
 
 use super::Shard;
 use super::pair::{Pair, Place};
@@ -78,7 +81,44 @@ impl Shard {
             .or_default()
             .insert(&pair.ts_remote, place);
         if let Some(room) = self.pairs.get_mut(place as usize) {
+            let is_active = pair.active;
             *room = Some(Box::new(pair));
+            self.by_session.entry(session).or_default().push(spi_in);
+            if is_active {
+                self.supersede(spi_in);
+            }
+        }
+    }
+
+    /// A pair has become active: no older one of its session for the same traffic is sent by again. A late packet on an old
+    /// one says nothing about what the peer still has.
+    pub(super) fn supersede(&mut self, spi_in: u32) {
+        let pair_of = |spi: &u32| {
+            let place = self.by_spi.get(spi)?;
+            self.pairs.get(*place as usize)?.as_deref()
+        };
+        let Some(newer) = pair_of(&spi_in) else { return };
+        let of_session = self.by_session.get(&newer.session).map_or(&[][..], Vec::as_slice);
+        let older = of_session.iter().take_while(|spi| **spi != spi_in);
+        let older: Vec<u32> = older
+            .filter(|spi| pair_of(spi).is_some_and(|pair| newer.is_sibling(pair)))
+            .copied()
+            .collect();
+        for spi in older {
+            let place = self.by_spi.get(&spi).copied().unwrap_or(Place::MAX);
+            if let Some(pair) = self.pairs.get_mut(place as usize).and_then(Option::as_deref_mut) {
+                pair.superseded = true;
+            }
+        }
+    }
+
+    /// Forgets that a session has the pair.
+    fn leave_session(by_session: &mut FxHashMap<u64, Vec<u32>>, pair: &Pair) {
+        if let Entry::Occupied(mut of_session) = by_session.entry(pair.session) {
+            of_session.get_mut().retain(|spi| *spi != pair.spi_in);
+            if of_session.get().is_empty() {
+                of_session.remove();
+            }
         }
     }
 
@@ -87,6 +127,7 @@ impl Shard {
             return;
         };
         if let Some(pair) = self.pairs.get_mut(place as usize).and_then(Option::take) {
+            Self::leave_session(&mut self.by_session, &pair);
             self.bury(place, &pair);
         }
     }
@@ -97,6 +138,7 @@ impl Shard {
         for (place, room) in (0..).zip(&mut self.pairs) {
             if let Some(pair) = room.take_if(|pair| pair.slot == slot) {
                 self.by_spi.remove(&pair.spi_in);
+                Self::leave_session(&mut self.by_session, &pair);
                 self.removed.push_back((place, pair));
             }
         }

@@ -40,6 +40,67 @@ fn a_rekeyed_sa_is_used_when_its_inbound_half_was_or_the_old_one_is_gone() {
 }
 
 #[test]
+fn a_superseded_sa_is_not_sent_by_again_whatever_arrives_on_it() {
+    // We rekey the first to the second, then the peer the second to the third and deletes the second.
+    let (mut left, mut right) = ends();
+    right.install(pair(false, gcm(), 0x2102, 0x1101));
+    right.install(SaPair {
+        activate: Activate::OnFirstInbound,
+        ..pair(false, gcm(), 0x2202, 0x1201)
+    });
+    let packet = udp("10.7.2.9", "10.7.1.9", 0, 10);
+    let spi = |right: &mut End| {
+        right.send(&packet);
+        spi_of(&right.io.sent.pop().unwrap())
+    };
+    assert_eq!(spi(&mut right), 0x1101, "the newest active one");
+    // A late packet on the first one, still there for what is on the way.
+    left.send(&udp("10.7.1.9", "10.7.2.9", 0, 10));
+    assert_eq!(deliver(&mut left, &mut right), 1);
+    assert_eq!(right.written().len(), 1);
+    assert_eq!(spi(&mut right), 0x1101);
+    right.command(WorkerCommand::Remove { spi_in: 0x2102 });
+    assert_eq!(
+        spi(&mut right),
+        0x1201,
+        "not the first one, which the peer has deleted"
+    );
+    left.send(&udp("10.7.1.9", "10.7.2.9", 0, 10));
+    deliver(&mut left, &mut right);
+    assert_eq!(spi(&mut right), 0x1201);
+    right.command(WorkerCommand::Remove { spi_in: 0x2202 });
+    assert_eq!(spi(&mut right), 0x1001, "better than nothing");
+}
+
+#[test]
+fn a_pair_supersedes_only_older_ones_of_its_session_and_traffic() {
+    let (mut left, _) = ends();
+    // Another session with the same destinations, as after a new login of the same user.
+    left.install(SaPair {
+        session: 10,
+        ..pair(true, gcm(), 0x1101, 0x2102)
+    });
+    // The same session for other traffic.
+    left.install(SaPair {
+        session: 10,
+        ts_remote: selectors(&["10.7.0.0/16"]),
+        ..pair(true, gcm(), 0x1201, 0x2202)
+    });
+    let spi = |left: &mut End, dst: &str| {
+        left.send(&udp("10.7.1.9", dst, 0, 10));
+        spi_of(&left.io.sent.pop().unwrap())
+    };
+    assert_eq!(spi(&mut left, "10.7.2.9"), 0x2102);
+    assert_eq!(spi(&mut left, "10.7.3.9"), 0x2202);
+    left.command(WorkerCommand::Remove { spi_in: 0x1101 });
+    assert_eq!(spi(&mut left, "10.7.2.9"), 0x2002, "of the session before");
+    // One that is installed again is the newest.
+    left.install(pair(true, gcm(), 0x1301, 0x2302));
+    left.install(pair(true, gcm(), 0x1001, 0x2002));
+    assert_eq!(spi(&mut left, "10.7.2.9"), 0x2002);
+}
+
+#[test]
 fn the_most_specific_destination_and_matching_selectors_choose_the_sa() {
     let (mut left, _) = ends();
     let with = |spi: u32, remote: &[&str]| SaPair {
