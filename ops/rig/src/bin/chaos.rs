@@ -5,7 +5,6 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use clap::Parser;
 use rig::cluster::faults::{self, Fault, Random};
 use rig::cluster::load::Users;
@@ -86,6 +85,7 @@ fn chaos(cli: &Cli) -> rig::Result<bool> {
     let mut trials: Vec<Trial> = Vec::new();
     let mut deck: Vec<Fault> = Vec::new();
     let mut dealt = 0;
+    let mut broken = 0;
     loop {
         let over = match end {
             Some(end) => Instant::now() >= end,
@@ -104,21 +104,36 @@ fn chaos(cli: &Cli) -> rig::Result<bool> {
         }
         let fault = deck.remove(0);
         dealt += 1;
-        let trial = trial::run(&mut scene, &fault, &mut random).with_context(|| scene.logs())?;
-        tell(dealt, &fault, &trial);
-        trials.push(trial);
+        match trial::run(&mut scene, &fault, &mut random) {
+            Ok(trial) => {
+                tell(dealt, &fault, &trial);
+                trials.push(trial);
+            }
+            Err(error) => {
+                println!(
+                    "\n#{dealt} {}: cannot go on: {error:#}\n{}",
+                    fault.name,
+                    scene.logs()
+                );
+                broken = 1;
+                break;
+            }
+        }
     }
     drop(watching);
     let rows = report::rows(&trials);
     println!("\n{}", report::table(&rows));
     let findings = inspect::run(&mut scene, &[watch])?;
+    for wrong in &findings.wrong {
+        println!("WRONG {wrong}");
+    }
     for line in &findings.lines {
         println!("{line}");
     }
     if let Some(path) = &cli.html {
         std::fs::write(path, report::html(&rows, &trials, &format!("chaos, seed {seed}")))?;
     }
-    let wrong = trials.iter().map(|t| t.wrong.len()).sum::<usize>() + findings.wrong.len();
+    let wrong = trials.iter().map(|t| t.wrong.len()).sum::<usize>() + findings.wrong.len() + broken;
     println!("seed {seed}: {} faults, {wrong} findings", trials.len());
     Ok(wrong == 0)
 }
@@ -160,7 +175,7 @@ fn tell(number: usize, fault: &Fault, trial: &Trial) {
     println!("\n#{number} {}: {}", fault.name, fault.expected);
     println!("    {}", trial.note);
     println!(
-        "    silence p50 {:.0}, p99 {:.0} ms over {} flows; others {:.0} ms; {} moves; two nodes {:.0} ms; new logins {}; generator late {:.0} ms",
+        "    silence p50 {:.0}, p99 {:.0} ms over {} flows; others {:.0} ms; {} moves; two nodes {:.0} ms; new logins {}; machine late {:.0} ms",
         trial.percentile(50.0),
         trial.percentile(99.0),
         trial.hit.len(),

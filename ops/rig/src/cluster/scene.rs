@@ -1,6 +1,6 @@
 //! The whole scene: nodes, etcd, clients, users, captures; and what every fault and every checker asks of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -29,6 +29,8 @@ pub struct Scene {
     pub sources: Vec<Source>,
     /// Real clients.
     pub clients: Vec<Client>,
+    /// A flow that no concentrator carries: its silences are those of the machine.
+    pub control: Source,
     /// Who has the service addresses.
     pub watcher: Watcher,
     /// The concentrators.
@@ -61,7 +63,7 @@ pub struct Silences {
     pub flows: Vec<u64>,
     /// Logins that nobody should have needed.
     pub new_logins: u64,
-    /// How late the generators themselves were, in milliseconds.
+    /// How late the machine was, in milliseconds: the generators, or a flow that no concentrator carries.
     pub own_stall_ms: f64,
 }
 
@@ -120,8 +122,10 @@ impl Scene {
         })
         .with_context(|| first.log())?;
         let echo = super::load::echo(&world, &folder)?;
+        let control = Source::client(world.bystander(), &folder, "control", 0)?;
         let scene = Self {
             sources: Vec::new(),
+            control,
             clients: Vec::new(),
             watcher: Watcher::start(world.eyes()),
             nodes,
@@ -138,6 +142,10 @@ impl Scene {
         scene
             .world
             .expect_served(Duration::from_secs(20))
+            .with_context(|| scene.logs())?;
+        // The first node to start takes all, then they share: a login in the middle of that would have to be repeated.
+        scene
+            .expect_calm(Duration::from_secs(60))
             .with_context(|| scene.logs())?;
         Ok(scene)
     }
@@ -232,6 +240,7 @@ impl Scene {
     pub fn mark(&mut self, name: &str) -> Result<()> {
         self.logins_before = self.logins();
         self.marked = name.to_owned();
+        self.control.mark(name)?;
         self.sources.iter().try_for_each(|source| source.mark(name))
     }
 
@@ -274,6 +283,11 @@ impl Scene {
             all.new_logins += interval.new_logins;
             all.own_stall_ms = all.own_stall_ms.max(interval.own_stall_ms);
         }
+        let control = self.control.since(name)?;
+        let noise = control.silences.iter().map(|s| s.millis);
+        all.own_stall_ms = noise
+            .chain([control.own_stall_ms, all.own_stall_ms])
+            .fold(0.0, f64::max);
         let logins = self.logins().saturating_sub(self.logins_before);
         all.new_logins += u64::try_from(logins).unwrap_or(u64::MAX);
         Ok(all)
@@ -287,6 +301,30 @@ impl Scene {
     /// S15: waits until every flow is answered again.
     pub fn expect_flows(&self, limit: Duration) -> Result<()> {
         self.sources.iter().try_for_each(|source| source.expect_up(limit))
+    }
+
+    /// Waits until slots are spread over all nodes and none has moved for a while: what moves from then on moves for a
+    /// reason.
+    pub fn expect_calm(&self, limit: Duration) -> Result<()> {
+        let most = usize::from(self.world.plan.slots).div_ceil(self.nodes.len().max(1));
+        let end = Instant::now() + limit;
+        let mut last = (self.world.eyes().all_holders(), Instant::now());
+        loop {
+            let holders = self.world.eyes().all_holders();
+            if holders != last.0 {
+                last = (holders, Instant::now());
+            }
+            let single = last.0.iter().all(|h| h.len() == 1);
+            let spread =
+                (0..self.nodes.len()).all(|n| last.0.iter().filter(|h| h.contains(&n)).count() <= most);
+            // Where the spread is not even, the cluster may have its reasons: it is left alone after a longer silence.
+            let quiet = Duration::from_secs(if spread { 2 } else { 12 });
+            if single && last.1.elapsed() >= quiet {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < end, "slots do not come to rest: {:?}", last.0);
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Puts everything back: links, rules, etcd, nodes that do not run.

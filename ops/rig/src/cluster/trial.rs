@@ -12,6 +12,10 @@ use crate::process::wait_for;
 
 /// S15: after a fault and so long, every client that kept trying has a working tunnel.
 const WELL_AGAIN: Duration = Duration::from_secs(30);
+/// After so long without a fault every node has its share of the slots.
+const CALM: Duration = Duration::from_secs(60);
+/// Milliseconds that flows may be silent that a fault has nothing to do with.
+const OTHERS_MAX: f64 = 250.0;
 /// S13: after so long the records equal the sessions.
 const REPLICATED: Duration = Duration::from_secs(5);
 /// Memory that a node of the tests may have: all queues and caches stay far below it (S14).
@@ -32,7 +36,7 @@ pub struct Trial {
     pub others: f64,
     /// Logins that nobody should have needed.
     pub new_logins: u64,
-    /// Milliseconds that the generators themselves were late: silences below that are theirs.
+    /// Milliseconds that the machine itself was late: silences below that are nobody's.
     pub own_stall: f64,
     /// Milliseconds that an address was on two nodes at worst.
     pub double: f64,
@@ -61,6 +65,9 @@ pub fn percentile(descending: &[f64], percent: f64) -> f64 {
 pub fn run(scene: &mut Scene, fault: &Fault, random: &mut Random) -> Result<Trial> {
     let mut wrong = Vec::new();
     scene.expect_flows(WELL_AGAIN)?;
+    if let Err(error) = scene.expect_calm(CALM) {
+        wrong.push(format!("before the fault: {error}"));
+    }
     let before = generations(scene)?;
     let _ = scene.watcher.take();
     scene.mark("fault")?;
@@ -110,6 +117,11 @@ fn judge(scene: &mut Scene, mut trial: Trial, before: &[u64]) -> Result<Trial> {
                 .wrong
                 .push(format!("silence of {p99:.0} ms, the bar is {bar:.0} ms"));
         }
+    }
+    if trial.others > OTHERS_MAX + trial.own_stall {
+        trial
+            .wrong
+            .push(format!("others were silent for {:.0} ms", trial.others));
     }
     if trial.new_logins > 0 {
         trial.wrong.push(format!("{} new logins", trial.new_logins));

@@ -196,6 +196,8 @@ impl World {
         let bystander = Host::new("bystander")?;
         plug(&switch, &bystander, "eth0", Net::Cluster, "by")?;
         bystander.address("eth0", "10.98.0.200/24")?;
+        plug(&switch, &bystander, "eth1", Net::Inside, "by")?;
+        bystander.address("eth1", "10.97.0.200/24")?;
         let load = Host::new("load")?;
         plug(&switch, &load, "eth0", Net::Service, "load")?;
         for address in LOAD {
@@ -232,7 +234,8 @@ impl World {
         }
     }
 
-    /// A host on the cluster's network that no fault touches: for those who watch the store.
+    /// A host on the cluster's and the inside network that no fault touches: for those who watch the store, and for the
+    /// flow that shows how late the machine itself is.
     pub fn bystander(&self) -> &Host {
         &self.bystander
     }
