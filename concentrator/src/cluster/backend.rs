@@ -198,14 +198,14 @@ impl Backend {
     }
 
     async fn etcd(&self, status: &Status) -> v1::ClusterEtcd {
-        let etcd = &self.shared.stores.control;
+        let etcd = self.shared.stores.control.etcd();
         let counters = etcd.counters();
         let members = etcd.inspect().await;
         v1::ClusterEtcd {
             reachable: status.etcd,
             cluster_id: format!("{:016x}", etcd.cluster()),
             revision: etcd.highest_seen(),
-            write_latency_us: u64::try_from(self.shared.stores.data.write_latency().as_micros())
+            write_latency_us: u64::try_from(self.shared.stores.data.etcd().write_latency().as_micros())
                 .unwrap_or(u64::MAX),
             members: members
                 .into_iter()
@@ -239,7 +239,7 @@ impl Backend {
 /// Things an operator should know, in words.
 #[must_use]
 pub fn warnings(shared: &Shared, status: &Status) -> Vec<String> {
-    let mut warnings: Vec<String> = shared.stores.control.warnings().to_vec();
+    let mut warnings: Vec<String> = shared.stores.control.etcd().warnings().to_vec();
     if !status.etcd {
         warnings.push("etcd does not answer this node".to_owned());
     }

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use store::Etcd;
 use store::etcd::{EtcdSettings, EtcdTls, EtcdUser};
 
+use super::renewing::Renewing;
 use crate::config;
 
 /// How long a member may take to answer before the next is asked, for decisions.
@@ -19,9 +20,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Both connections.
 pub struct Stores {
     /// Claims, leases, what is followed.
-    pub control: Arc<Etcd>,
+    pub control: Arc<Renewing>,
     /// Records, configuration, pools.
-    pub data: Arc<Etcd>,
+    pub data: Arc<Renewing>,
 }
 
 /// Opens both; waits until the cluster answers.
@@ -36,8 +37,8 @@ pub async fn open(config: &config::Cluster) -> anyhow::Result<Stores> {
         ..settings.clone()
     };
     Ok(Stores {
-        control: Arc::new(connect(decisions).await?),
-        data: Arc::new(connect(settings).await?),
+        control: Arc::new(Renewing::new(connect(decisions.clone()).await?, decisions, false)),
+        data: Arc::new(Renewing::new(connect(settings.clone()).await?, settings, true)),
     })
 }
 

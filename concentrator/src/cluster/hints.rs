@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cluster::keys::Path;
 use cluster::{Input, keys};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
@@ -62,7 +63,7 @@ impl Hints {
     }
 
     async fn follow(&self) -> Stop {
-        let mut told: BTreeMap<String, Revision> = BTreeMap::new();
+        let mut told = Told::default();
         let mut begun = false;
         let mut stale = false;
         loop {
@@ -199,13 +200,9 @@ impl Hints {
     }
 
     /// Tells what a list has that was not told yet, and what is gone.
-    fn difference(
-        &self,
-        found: BTreeMap<String, (Revision, Vec<u8>)>,
-        revision: Revision,
-        told: &mut BTreeMap<String, Revision>,
-    ) {
+    fn difference(&self, found: BTreeMap<String, (Revision, Vec<u8>)>, revision: Revision, told: &mut Told) {
         let gone: Vec<String> = told
+            .revisions
             .iter()
             // What a watch told after the list was begun is newer than the list.
             .filter(|(key, at)| !found.contains_key(*key) && **at <= revision)
@@ -214,7 +211,7 @@ impl Hints {
         for key in gone {
             self.apply(
                 WatchEvent {
-                    revision: revision.max(told.get(&key).copied().unwrap_or_default() + 1),
+                    revision: revision.max(told.revisions.get(&key).copied().unwrap_or_default() + 1),
                     key,
                     value: None,
                 },
@@ -231,16 +228,46 @@ impl Hints {
         }
     }
 
-    /// Tells an event unless as much is known of its key.
-    fn apply(&self, event: WatchEvent, told: &mut BTreeMap<String, Revision>) {
-        if told.get(&event.key).is_some_and(|known| *known >= event.revision) {
+    /// Tells an event unless as much is known of its key. Who becomes a slot's owner writes its generation in the same
+    /// transaction: an owner is told after that, whichever watch is quicker.
+    fn apply(&self, event: WatchEvent, told: &mut Told) {
+        if told
+            .revisions
+            .get(&event.key)
+            .is_some_and(|known| *known >= event.revision)
+        {
             return;
         }
+        let path = Path::parse(&event.key);
+        if let (Some(Path::Owner(slot)), Some(_)) = (path, &event.value) {
+            let generation = told.revisions.get(&keys::generation(slot)).copied();
+            if generation.unwrap_or_default() < event.revision {
+                told.owners.insert(slot, event);
+                return;
+            }
+            told.owners.remove(&slot);
+        }
+        let of = match path {
+            Some(Path::Generation(slot)) => Some(slot),
+            _ => None,
+        };
         if event.value.is_some() {
-            told.insert(event.key.clone(), event.revision);
+            told.revisions.insert(event.key.clone(), event.revision);
         } else {
-            told.remove(&event.key);
+            told.revisions.remove(&event.key);
         }
         self.pacemaker.input(Input::Changed(event));
+        if let Some(owner) = of.and_then(|slot| told.owners.remove(&slot)) {
+            self.apply(owner, told);
+        }
     }
+}
+
+/// What was told.
+#[derive(Default)]
+struct Told {
+    /// By key: the revision of its last write.
+    revisions: BTreeMap<String, Revision>,
+    /// By slot: owners whose generation has not come yet.
+    owners: BTreeMap<u8, WatchEvent>,
 }

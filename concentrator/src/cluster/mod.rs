@@ -22,6 +22,7 @@ pub mod lease;
 pub mod marks;
 pub mod metrics;
 pub mod pacemaker;
+pub mod renewing;
 pub mod replica;
 pub mod rotation;
 pub mod router;

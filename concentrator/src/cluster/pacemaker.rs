@@ -24,15 +24,15 @@ use super::addresses::Addresses;
 use super::witness::Ticks;
 
 /// Between two ticks of the witness and two looks at the clock.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(50);
 /// Datagrams read from one socket before the others have their turn.
 const BURST: usize = 64;
 /// The largest datagram that is a heartbeat.
 const DATAGRAM_MAX: usize = 2_048;
 /// SCHED_FIFO priority.
 const PRIORITY: u8 = 40;
-/// A gap between two turns of the loop that means that the process was stopped.
-const STALL: Duration = Duration::from_millis(400);
+/// A gap between two turns of the loop after which the witness may have taken the addresses.
+const STALL: Duration = Duration::from_millis(200);
 
 /// What the thread is asked.
 enum Message {

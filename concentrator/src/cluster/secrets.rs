@@ -180,6 +180,18 @@ pub async fn root(store: &dyn Store, keys: &ClusterKeys) -> Result<Root, Secrets
     }
 }
 
+/// Writes the root secret again when the store has lost it.
+///
+/// # Errors
+/// The store refuses.
+pub async fn keep_root(store: &dyn Store, root: &Root, keys: &ClusterKeys) -> Result<(), SecretsError> {
+    let wrapped = root.wrap(keys).map_err(|source| damaged(ROOT, source))?;
+    store
+        .txn(Txn::new().when(ROOT, Expect::Absent).put(ROOT, wrapped))
+        .await?;
+    Ok(())
+}
+
 /// Seals the configuration that all nodes share.
 pub struct ConfigSealer {
     key: Secret,

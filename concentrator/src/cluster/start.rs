@@ -196,7 +196,7 @@ impl Cluster {
             node = node.config.node_name,
             incarnation = format!("{incarnation:016x}"),
             slots = section.slots.len(),
-            etcd = shared.stores.control.member(),
+            etcd = shared.stores.control.etcd().member(),
             "part of a cluster"
         );
         Ok(Self {

@@ -332,6 +332,7 @@ impl Warden {
         self.delete_records(fence).await?;
         self.shared.fences.set(fence.clone());
         let keys = self.shared.keys.load_full();
+        super::secrets::keep_root(&*self.shared.stores.control, &self.shared.root, &keys).await?;
         if let Some(sealer) = &self.sealer {
             // The store may be another one: it gets the data keys that the records are sealed with.
             let wrapped = sealer.with(|vault| vault.wrap(&keys))?;

@@ -1,7 +1,7 @@
 //! The witness: a second, tiny process that watches the daemon and speaks for it when it cannot.
 //!
 //! ```text
-//!  daemon ──ticks, peers──► witness: pidfd, 500 ms without a tick
+//!  daemon ──ticks, peers──► witness: pidfd, 350 ms without a tick
 //!     ended    ─► addresses off the interfaces ─► authenticated death notice to all peers ─► exit
 //!     stalled  ─► addresses off the interfaces ─► waits; a daemon that goes on puts them back if it may
 //! ```
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::SlotAddress;
 
 /// Silence of a daemon that lives, after which its addresses go.
-const STALL: Duration = Duration::from_millis(500);
+const STALL: Duration = Duration::from_millis(350);
 /// Times that a death notice is sent, for networks that lose packets.
 const NOTICES: u64 = 3;
 /// Between two of them.

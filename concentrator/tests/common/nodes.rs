@@ -52,6 +52,7 @@ pub fn in_world(test: &str) -> bool {
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "in the world:\n{text}");
     assert!(text.contains("1 passed"), "the test did not run:\n{text}");
+    println!("{text}");
     false
 }
 
@@ -297,7 +298,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("TEST_LOG").is_some() {
             eprintln!("{}", self.logs());
         }
         for child in self.nodes.iter_mut().chain([&mut self.etcd]).flatten() {
