@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Steers a concentrator: tenants, connections, pools, credentials, sessions.
+use crate::cluster::arguments::ClusterArguments;
+
+/// Steers a concentrator: tenants, connections, pools, credentials, sessions, the cluster.
 #[derive(Debug, Parser)]
 #[command(
     name = "vpnctl",
@@ -81,6 +83,8 @@ pub(crate) enum Command {
     Audit(AuditArguments),
     /// Show how the node is.
     Status,
+    /// Show and steer the cluster that the node is part of.
+    Cluster(ClusterArguments),
     /// Have the daemon read its configuration file again.
     Reload {
         /// Only check it.
@@ -279,5 +283,41 @@ mod tests {
         assert!(Cli::try_parse_from(["vpnctl", "disconnect"]).is_err());
         assert!(Cli::try_parse_from(["vpnctl", "disconnect", "--all"]).is_err());
         assert!(Cli::try_parse_from(["vpnctl", "disconnect", "--all", "-t", "acme"]).is_ok());
+    }
+
+    #[test]
+    fn orders_to_the_cluster_are_read() {
+        for words in [
+            "status",
+            "slots",
+            "slots 3 --node a",
+            "drain",
+            "drain a --no-wait",
+            "undrain a",
+            "move 3 b",
+            "move 3 b --wait-secs 5",
+            "leave",
+            "join",
+            "forget c",
+            "backup x.bak --force",
+            "restore - --replace",
+            "rotate-keys --slot 1 --slot 2 --wrap-only",
+            "events",
+        ] {
+            let all = ["vpnctl", "cluster"].into_iter().chain(words.split(' '));
+            assert!(Cli::try_parse_from(all).is_ok(), "{words}");
+        }
+        for words in [
+            "",
+            "move 3",
+            "move 128 b",
+            "move x b",
+            "forget",
+            "backup",
+            "drain --no-wait --wait-secs 5",
+        ] {
+            let all = ["vpnctl", "cluster"].into_iter().chain(words.split_whitespace());
+            assert!(Cli::try_parse_from(all).is_err(), "{words}");
+        }
     }
 }

@@ -7,6 +7,7 @@ mod apply;
 mod attempts;
 mod cli;
 mod client;
+mod cluster;
 mod node;
 mod output;
 mod resources;
@@ -38,7 +39,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
+async fn run(mut cli: Cli) -> anyhow::Result<()> {
     let output = Output::new(cli.output);
     if let Command::Completions { shell } = cli.command {
         let mut buffer = Vec::new();
@@ -50,6 +51,13 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         let resources = apply::read(&arguments.files)?;
         let channel = client::connect(&cli.connection).await?;
         return apply::send(channel, resources, arguments.dry_run, &output).await;
+    }
+    if let Command::Cluster(arguments) = &cli.command {
+        // An answer that was asked to wait comes late.
+        let patience = arguments.command.patience();
+        if patience > 0 {
+            cli.connection.timeout_secs = cli.connection.timeout_secs.max(patience + 10);
+        }
     }
     let channel = client::connect(&cli.connection).await?;
     match cli.command {
@@ -64,6 +72,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Rekey(arguments) => sessions::rekey(channel, &arguments, &output).await,
         Command::Attempts(arguments) => attempts::show(channel, &arguments, &output).await,
         Command::Audit(arguments) => node::audit(channel, &arguments, &output).await,
+        Command::Cluster(arguments) => cluster::run(channel, &arguments.command, &output).await,
         Command::Status => node::status(channel, &output).await,
         Command::Reload { dry_run } => node::reload(channel, dry_run, &output).await,
         Command::Fault(arguments) => node::fault(channel, &arguments, &output).await,

@@ -5,8 +5,11 @@
     clippy::expect_used,
     clippy::panic,
     unreachable_pub,
-    reason = "tests"
+    dead_code,
+    reason = "tests, each of which uses a part"
 )]
+
+pub mod cluster;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,7 +27,8 @@ use tenants::attempt::{AttemptRecord, Outcome};
 use tenants::proposal::SyntaxCheck;
 use tenants::service::{Access, Services};
 use tenants::{
-    Attempts, BackendError, FailureKind, Registry, SealError, Sealer, SessionBackend, SessionFilter,
+    Attempts, BackendError, ClusterBackend, FailureKind, Registry, SealError, Sealer, SessionBackend,
+    SessionFilter,
 };
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -113,13 +117,25 @@ pub struct Server {
 
 impl Server {
     pub async fn new() -> Self {
+        Self::of(None).await
+    }
+
+    /// The server of a node that is part of a cluster.
+    pub async fn with_cluster(cluster: Arc<dyn ClusterBackend>) -> Self {
+        Self::of(Some(cluster)).await
+    }
+
+    async fn of(cluster: Option<Arc<dyn ClusterBackend>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Embedded::open(&directory.path().join("config.db"), Durability::Normal).unwrap();
         let registry = Registry::open(Arc::new(store), Arc::new(Open), Arc::new(SyntaxCheck))
             .await
             .unwrap();
         let (attempts, daemon) = (Arc::new(Attempts::new()), Arc::new(FakeDaemon::default()));
-        let services = Services::new(registry, attempts.clone(), daemon.clone());
+        let mut services = Services::new(registry, attempts.clone(), daemon.clone());
+        if let Some(cluster) = cluster {
+            services = services.with_cluster(cluster);
+        }
 
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
