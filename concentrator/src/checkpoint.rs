@@ -2,8 +2,8 @@
 //!
 //! What changes with every packet cannot be a record of its own. Every now and then all of a slot's marks are packed
 //! into 1 to 128 chunks, by the low bits of their SPI or session, and the chunks that have changed are written. A mark
-//! costs 8 to 20 octets: 10,000 sessions with one child each, all of them busy, make 8 chunks of 30 KB, 240 KB each
-//! time; idle ones cost nothing. Marks only grow, so that chunks of different age can be read together.
+//! costs 8 to 20 octets, two of them (one of the window, one of the message IDs) about 25: 10,000 sessions with one
+//! child each, all of them busy, make 16 chunks of 15 KB each time; what is idle costs nothing. Marks only grow, so that chunks of different age can be read together.
 
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
@@ -224,5 +224,146 @@ impl Marks {
             }
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::generation::NodeGenerations;
+    use crate::seal::{KEY_LEN, Sealer};
+    use crate::slot::{SlotStart, Slots};
+
+    fn slot(directory: &std::path::Path) -> Arc<Slot> {
+        let path = directory.join("configuration.db");
+        let store = store::Embedded::open(&path, store::Durability::Normal).unwrap();
+        Slots::single().begin(
+            3,
+            SlotStart {
+                generation: 7,
+                prefix: "slot/003/".to_owned(),
+                fence: None,
+                sealer: Arc::new(Sealer::with_key([1; KEY_LEN])),
+                generations: Arc::new(NodeGenerations::new(Arc::new(store), directory)),
+                numbered: true,
+                share: None,
+                checkpoint: Duration::from_secs(1),
+                records_queued: 64,
+                logins_without_store: false,
+            },
+        )
+    }
+
+    fn ids(send: u32, link: u32) -> MessageIds {
+        MessageIds {
+            send,
+            receive: send + 1,
+            link,
+        }
+    }
+
+    fn marks(count: u32) -> Marks {
+        let mut marks = Marks::default();
+        for number in 0..count {
+            // As SPIs are: spread in the low bits.
+            let spi = number.wrapping_mul(0x9e37_79b9);
+            marks.windows.insert(spi, u64::from(number) + 1);
+            marks
+                .ids
+                .insert(3 << 56 | u64::from(number), ((0, 0), ids(number, 5)));
+        }
+        marks
+    }
+
+    fn sealed(slot: &Slot, index: usize, stamp: Stamp, chunk: &Chunk) -> (String, Vec<u8>) {
+        let name = name(slot, index);
+        let octets = postcard::to_extend(&(stamp, chunk), vec![VERSION]).unwrap();
+        let blob = slot.seal(&name, &octets).unwrap();
+        (name, blob)
+    }
+
+    #[test]
+    fn marks_are_packed_into_few_chunks_and_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let slot = slot(directory.path());
+        let written = marks(10_000);
+        let (chunks, left_out) = pack(&written);
+        assert_eq!((chunks.len(), left_out), (16, 0));
+        let mut read = Marks::default();
+        let mut octets = 0;
+        for (index, chunk) in chunks.iter().enumerate() {
+            let (name, blob) = sealed(&slot, index, (7, 0), chunk);
+            octets += blob.len();
+            assert!(read.read(&slot, &name, &blob).unwrap());
+        }
+        assert_eq!(read.windows, written.windows);
+        assert_eq!(read.ids(3 << 56 | 99), Some(ids(99, 5)));
+        assert_eq!(read.ids(99), None);
+        assert_eq!(slot.chunks_found(), 16);
+        assert!(octets < 20_000 * 20, "{octets}");
+        assert!(!read.read(&slot, "slot/003/sa/1", b"x").unwrap());
+        assert!(
+            !read.read(&slot, "slot/004/cp/00", b"x").unwrap(),
+            "of another slot"
+        );
+        let (_, blob) = sealed(&slot, 0, (7, 0), &chunks[0]);
+        assert!(
+            read.read(&slot, "slot/003/cp/01", &blob).is_err(),
+            "under another name"
+        );
+    }
+
+    #[test]
+    fn a_chunk_has_a_most_and_what_has_no_room_is_counted() {
+        let mut crowded = Marks::default();
+        for number in 0..30_000_u32 {
+            // All with the same low bits: the worst that an attacker who chose SPIs could do.
+            crowded.windows.insert(number << 16, 1);
+        }
+        let (chunks, left_out) = pack(&crowded);
+        assert_eq!(left_out, 30_000 - MARKS_MAX);
+        let octets = postcard::to_extend(&((7_u64, 0_u64), &chunks[0]), Vec::new()).unwrap();
+        assert!(octets.len() <= 512 << 10);
+        assert_eq!(pack(&Marks::default()).0.len(), 1);
+    }
+
+    #[test]
+    fn an_older_chunk_that_was_left_says_less_than_the_newer_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let slot = slot(directory.path());
+        let chunk = |highest, ids| Chunk {
+            windows: vec![(9, highest)],
+            ids: vec![(1, ids)],
+        };
+        let newer = sealed(&slot, 0, (8, 0), &chunk(70, ids(2, 6)));
+        let older = sealed(&slot, 1, (7, 900), &chunk(60, ids(50, 5)));
+        for order in [[&newer, &older], [&older, &newer]] {
+            let mut read = Marks::default();
+            for (name, blob) in order {
+                assert!(read.read(&slot, name, blob).unwrap());
+            }
+            assert_eq!((read.window(9), read.ids(1)), (70, Some(ids(2, 6))));
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_while_nothing_has_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let slot = slot(directory.path());
+        let mut checkpointer = Checkpointer::default();
+        assert_eq!(checkpointer.round(&slot), Round::default(), "nothing to say");
+        assert!(slot.records.is_empty());
+        // A chunk of the last owner is replaced or removed.
+        slot.set_chunks_found(2);
+        let mut checkpointer = Checkpointer::default();
+        assert_eq!(checkpointer.round(&slot).chunks, 1);
+        assert_eq!(slot.records.latest("slot/003/cp/01"), Some(Change::Delete));
+        assert_eq!(checkpointer.round(&slot).chunks, 0);
+        checkpointer.forget();
+        assert_eq!(checkpointer.round(&slot).chunks, 1, "again under another fence");
     }
 }
