@@ -2,14 +2,17 @@
 //! I/O.
 //!
 //! ```text
-//!   0  SPI of the ESP packet, by which the kernel of the owner chooses the worker; 0 for IKE
-//!   4  version │ kind │ outer type of service │ 0
-//!   8  source: 16 octets of address (IPv4 mapped), 2 of port
-//!  26  destination, alike
-//!  44  authenticator: HMAC-SHA-256, 16 octets
-//!  60  the packet
+//!    0  SPI of the ESP packet, by which the kernel of the owner chooses the worker; 0 for IKE
+//!    4  version │ kind │ outer type of service │ 4 or 6, the version of IP
+//!    8  source: address and port            IPv4: 4 + 2 octets, IPv6: 16 + 2
+//!  14, 26  destination, alike
+//!  20, 44  authenticator: HMAC-SHA-256, 16 octets
+//!  36, 60  the packet
 //! ```
-//! The authenticator binds the addresses to the packet: it covers the 44 octets before it and of IKE the whole message,
+//! Over IPv4 an inner packet of 1400 octets fits a link of 1500 with it. Packets of one length are sent as one burst, which
+//! the kernel of the owner may join again with those of others.
+//!
+//! The authenticator binds the addresses to the packet: it covers the octets before it and of IKE the whole message,
 //! of ESP the length, SPI, sequence number and integrity check value, which the SA's keys bind to the rest.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -19,11 +22,13 @@ use crypto::{Integrity, MacKey, Secret};
 
 use crate::message::Encap;
 
-/// Octets in front of the packet.
-pub(crate) const HEADER: usize = 60;
-const AUTHENTICATED: usize = 44;
-const AUTHENTICATOR: usize = HEADER - AUTHENTICATED;
+/// Octets before the addresses.
+const FIXED: usize = 8;
+const AUTHENTICATOR: usize = 16;
 const VERSION: u8 = 1;
+/// The version of IP of both addresses.
+const V4: u8 = 4;
+const V6: u8 = 6;
 /// SPI and sequence number.
 const ESP_HEAD: usize = 8;
 /// The shortest integrity check value is 12 octets, the usual one 16.
@@ -72,36 +77,49 @@ impl Wrapper {
         Self(MacKey::new(Integrity::HmacSha256_128, key.expose()))
     }
 
-    /// Puts a packet with its envelope in `out`, replacing what is there.
+    /// Appends a packet with its envelope to `out`.
     pub(crate) fn wrap(&self, envelope: &Envelope, packet: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
         let spi = match envelope.kind {
             Kind::Ike => [0; 4],
             Kind::Esp(_) => packet.first_chunk::<4>().copied().unwrap_or_default(),
         };
-        out.clear();
+        let addresses = [envelope.source, envelope.destination];
+        let is_v4 = addresses.iter().all(SocketAddr::is_ipv4);
         out.extend_from_slice(&spi);
-        out.extend_from_slice(&[VERSION, envelope.kind.number(), envelope.tos, 0]);
-        for address in [envelope.source, envelope.destination] {
-            let ip = match address.ip() {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-                IpAddr::V6(v6) => v6,
-            };
-            out.extend_from_slice(&ip.octets());
+        out.extend_from_slice(&[
+            VERSION,
+            envelope.kind.number(),
+            envelope.tos,
+            if is_v4 { V4 } else { V6 },
+        ]);
+        for address in addresses {
+            match address.ip() {
+                IpAddr::V4(v4) if is_v4 => out.extend_from_slice(&v4.octets()),
+                IpAddr::V4(v4) => out.extend_from_slice(&v4.to_ipv6_mapped().octets()),
+                IpAddr::V6(v6) => out.extend_from_slice(&v6.octets()),
+            }
             out.extend_from_slice(&address.port().to_be_bytes());
         }
         let mut icv = [0; AUTHENTICATOR];
         let len = (packet.len() as u32).to_be_bytes();
+        let head = out.get(start..).unwrap_or_default();
         // Only a wrong length of the value can fail; then the receiver refuses the zeros.
-        let _ = self.0.sign(&covered(out, &len, envelope.kind, packet), &mut icv);
+        let _ = self.0.sign(&covered(head, &len, envelope.kind, packet), &mut icv);
         out.extend_from_slice(&icv);
         out.extend_from_slice(packet);
     }
 
     /// The envelope of a datagram, and where in it the packet is; `None` if it is not authentic or not whole.
     pub(crate) fn unwrap(&self, datagram: &[u8]) -> Option<(Envelope, Range<usize>)> {
-        let (head, rest) = datagram.split_first_chunk::<AUTHENTICATED>()?;
+        let [s0, s1, s2, s3, version, kind, tos, family] = *datagram.first_chunk::<FIXED>()?;
+        let address_len = match family {
+            V4 => 6,
+            V6 => 18,
+            _ => return None,
+        };
+        let (head, rest) = datagram.split_at_checked(FIXED + 2 * address_len)?;
         let (icv, packet) = rest.split_first_chunk::<AUTHENTICATOR>()?;
-        let [s0, s1, s2, s3, version, kind, tos, _, addresses @ ..] = *head;
         let kind = Kind::from_number(kind).filter(|_| version == VERSION)?;
         let spi = [s0, s1, s2, s3];
         let is_whole = match kind {
@@ -112,14 +130,14 @@ impl Wrapper {
         if !is_whole || !self.0.verify(&covered(head, &len, kind, packet), icv) {
             return None;
         }
-        let (source, destination) = addresses.split_at_checked(addresses.len() / 2)?;
+        let (source, destination) = head.get(FIXED..)?.split_at_checked(address_len)?;
         let envelope = Envelope {
             kind,
             tos,
             source: address(source)?,
             destination: address(destination)?,
         };
-        Some((envelope, HEADER..datagram.len()))
+        Some((envelope, datagram.len() - packet.len()..datagram.len()))
     }
 }
 
@@ -139,9 +157,12 @@ fn covered<'a>(head: &'a [u8], len: &'a [u8; 4], kind: Kind, packet: &'a [u8]) -
 }
 
 fn address(octets: &[u8]) -> Option<SocketAddr> {
-    let (ip, port) = octets.split_first_chunk::<16>()?;
-    let port = u16::from_be_bytes(*port.first_chunk::<2>()?);
-    Some(SocketAddr::new(Ipv6Addr::from(*ip).to_canonical(), port))
+    let (ip, port) = octets.split_last_chunk::<2>()?;
+    let ip = match ip.first_chunk::<16>() {
+        Some(v6) => Ipv6Addr::from(*v6).to_canonical(),
+        None => IpAddr::from(*ip.first_chunk::<4>()?),
+    };
+    Some(SocketAddr::new(ip, u16::from_be_bytes(*port)))
 }
 
 #[cfg(test)]
@@ -150,61 +171,83 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn envelope(kind: Kind) -> Envelope {
+    fn envelope(kind: Kind, is_v4: bool) -> Envelope {
+        let destination = if is_v4 {
+            "192.0.2.100:4500"
+        } else {
+            "[2001:db8::1]:4500"
+        };
         Envelope {
             kind,
             tos: 0xb8,
             source: "198.51.100.7:31337".parse().unwrap(),
-            destination: "[2001:db8::1]:4500".parse().unwrap(),
+            destination: destination.parse().unwrap(),
         }
     }
 
-    fn kinds() -> impl Strategy<Value = Kind> {
-        prop_oneof![
-            Just(Kind::Esp(Encap::Udp)),
-            Just(Kind::Esp(Encap::Raw)),
-            Just(Kind::Ike)
-        ]
+    fn envelopes() -> impl Strategy<Value = Envelope> {
+        let kinds = [Kind::Esp(Encap::Udp), Kind::Esp(Encap::Raw), Kind::Ike];
+        (proptest::sample::select(kinds.to_vec()), any::<bool>())
+            .prop_map(|(kind, is_v4)| envelope(kind, is_v4))
+    }
+
+    fn wrapper(key: u8) -> Wrapper {
+        Wrapper::new(&Secret::from(vec![key; 32]))
     }
 
     proptest! {
         #[test]
-        fn what_is_wrapped_is_unwrapped(kind in kinds(), packet in proptest::collection::vec(1u8.., 24..200)) {
-            let wrapper = Wrapper::new(&Secret::from(vec![7; 32]));
+        fn what_is_wrapped_is_unwrapped(
+            envelope in envelopes(),
+            packet in proptest::collection::vec(1u8.., 24..200),
+        ) {
             let mut out = vec![1, 2, 3];
-            wrapper.wrap(&envelope(kind), &packet, &mut out);
-            let (found, range) = wrapper.unwrap(&out).unwrap();
-            prop_assert_eq!(found, envelope(kind));
-            prop_assert_eq!(&out[range], &packet[..]);
+            wrapper(7).wrap(&envelope, &packet, &mut out);
+            prop_assert_eq!(&out[..3], &[1, 2, 3], "appended");
+            let (found, range) = wrapper(7).unwrap(&out[3..]).unwrap();
+            prop_assert_eq!(found, envelope);
+            prop_assert_eq!(&out[3..][range], &packet[..]);
         }
 
         #[test]
-        fn a_change_of_any_octet_that_counts_is_noticed(kind in kinds(), len in 24usize..200, at: prop::sample::Index) {
-            let wrapper = Wrapper::new(&Secret::from(vec![7; 32]));
+        fn a_change_of_any_octet_that_counts_is_noticed(
+            envelope in envelopes(),
+            len in 24usize..200,
+            at: prop::sample::Index,
+        ) {
             let mut out = Vec::new();
-            wrapper.wrap(&envelope(kind), &vec![9; len], &mut out);
+            wrapper(7).wrap(&envelope, &vec![9; len], &mut out);
             let at = at.index(out.len());
             out[at] ^= 0x10;
             // The middle of an ESP packet is the SA's to check.
-            let is_covered = kind == Kind::Ike || at < HEADER + ESP_HEAD || at >= out.len() - ESP_TAIL;
-            prop_assert_eq!(wrapper.unwrap(&out).is_none(), is_covered);
+            let head = out.len() - len + ESP_HEAD;
+            let is_covered = envelope.kind == Kind::Ike || at < head || at >= out.len() - ESP_TAIL;
+            prop_assert_eq!(wrapper(7).unwrap(&out).is_none(), is_covered);
         }
 
         #[test]
         fn noise_is_refused(noise in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(Wrapper::new(&Secret::from(vec![7; 32])).unwrap(&noise).is_none());
+            prop_assert!(wrapper(7).unwrap(&noise).is_none());
         }
     }
 
     #[test]
     fn another_key_and_a_shorter_packet_are_refused() {
-        let [ours, theirs] = [7, 8].map(|k| Wrapper::new(&Secret::from(vec![k; 32])));
         let mut out = Vec::new();
-        ours.wrap(&envelope(Kind::Esp(Encap::Udp)), &[9; 100], &mut out);
-        assert!(theirs.unwrap(&out).is_none());
+        wrapper(7).wrap(&envelope(Kind::Esp(Encap::Udp), true), &[9; 100], &mut out);
+        assert!(wrapper(8).unwrap(&out).is_none());
         for len in 0..out.len() {
             // An ESP packet of equal octets keeps its tail when it loses some: the length counts.
-            assert!(ours.unwrap(&out[..len]).is_none(), "{len}");
+            assert!(wrapper(7).unwrap(&out[..len]).is_none(), "{len}");
         }
+    }
+
+    #[test]
+    fn an_inner_packet_of_1400_octets_fits_a_link_of_1500() {
+        let mut out = Vec::new();
+        // SPI, number, IV; padding to 4 with its length and the next header; integrity check value.
+        let esp = 16 + 1404 + 16;
+        wrapper(7).wrap(&envelope(Kind::Esp(Encap::Udp), true), &vec![9; esp], &mut out);
+        assert!(20 + 8 + out.len() <= 1500, "{}", out.len());
     }
 }

@@ -377,7 +377,7 @@ impl Holder {
             source: remote,
             destination: local,
         };
-        port.send(to, &envelope, message, &mut Vec::new())
+        port.send(to, &envelope, message)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

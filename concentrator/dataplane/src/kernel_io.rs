@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use crate::forward::{Envelope, Kind};
+use crate::forward_io::{Parcelled, Taken};
 use crate::handover::{Batch, Parcel};
 use crate::io::{Arrival, PacketIo, PortId, Refused};
 use crate::message::{Encap, WorkerEvent};
@@ -100,6 +101,8 @@ pub(crate) struct KernelIo<'e> {
     parcels: Vec<Batch>,
     /// Room to wrap a packet for another node.
     wrapped: Vec<u8>,
+    /// What other nodes sent on and is not taken yet.
+    parcelled: Parcelled,
     bad_forwards: u64,
 }
 
@@ -127,6 +130,7 @@ impl<'e> KernelIo<'e> {
             is_woken: true,
             parcels,
             wrapped: Vec::new(),
+            parcelled: Parcelled::new(),
             bad_forwards: 0,
         })
     }
@@ -226,35 +230,39 @@ impl<'e> KernelIo<'e> {
         std::mem::take(&mut self.bad_forwards)
     }
 
-    /// A packet that another node sent on, if the next datagram holds one that is ours.
-    fn receive_forwarded(&mut self, buffer: &mut [u8]) -> Option<Arrival> {
+    /// The next packets that another node sent on, of the burst that is being taken apart; `None` at its end.
+    fn take_forwarded(&mut self, buffer: &mut [u8]) -> Option<Arrival> {
         let forward = self.seat.forward.clone()?;
-        match forward.receive(buffer) {
-            None => self.ready_ports.exhausted(),
-            Some(Err(())) => self.bad_forwards += 1,
-            Some(Ok((envelope, len))) => match envelope.kind {
-                Kind::Ike => self.event(WorkerEvent::ForwardedIke {
-                    local: envelope.destination,
-                    remote: envelope.source,
-                    bytes: buffer.get(..len).unwrap_or_default().to_vec(),
-                }),
-                Kind::Esp(encap) => {
-                    let Some(port) = self.port(envelope.destination, encap) else {
-                        self.bad_forwards += 1;
-                        return None;
-                    };
-                    return Some(Arrival {
-                        len,
-                        segment: len,
-                        from: envelope.source,
-                        port,
-                        tos: envelope.tos,
-                        forwarded: true,
-                    });
-                }
-            },
+        loop {
+            match self.parcelled.take(&forward, buffer)? {
+                Taken::Bad => self.bad_forwards += 1,
+                Taken::Packets {
+                    envelope,
+                    len,
+                    segment,
+                } => match envelope.kind {
+                    Kind::Ike => self.event(WorkerEvent::ForwardedIke {
+                        local: envelope.destination,
+                        remote: envelope.source,
+                        bytes: buffer.get(..len).unwrap_or_default().to_vec(),
+                    }),
+                    Kind::Esp(encap) => {
+                        let Some(port) = self.port(envelope.destination, encap) else {
+                            self.bad_forwards += len.div_ceil(segment) as u64;
+                            continue;
+                        };
+                        return Some(Arrival {
+                            len,
+                            segment,
+                            from: envelope.source,
+                            port,
+                            tos: envelope.tos,
+                            forwarded: true,
+                        });
+                    }
+                },
+            }
         }
-        None
     }
 
     /// Stops reading a device that is gone: somebody else deleted it. Its queue would be ready for ever.
@@ -275,9 +283,20 @@ impl<'e> KernelIo<'e> {
 
 impl PacketIo for KernelIo<'_> {
     fn receive(&mut self, buffer: &mut [u8]) -> Option<Arrival> {
+        if !self.parcelled.is_empty() {
+            let forwarded = self.take_forwarded(buffer);
+            if forwarded.is_some() {
+                return forwarded;
+            }
+        }
         while let Some(number) = self.ready_ports.next() {
             if number == FORWARD {
-                match self.receive_forwarded(buffer) {
+                let forward = self.seat.forward.clone()?;
+                if !self.parcelled.receive(&forward) {
+                    self.ready_ports.exhausted();
+                    continue;
+                }
+                match self.take_forwarded(buffer) {
                     None => continue,
                     arrival => return arrival,
                 }
@@ -327,25 +346,7 @@ impl PacketIo for KernelIo<'_> {
         if !self.seat.may_carry() {
             return Err(Refused::NotOwner);
         }
-        if data.len() > segment && socket.segments() {
-            match socket.send(data, to, u16::try_from(segment).ok(), tos) {
-                Ok(()) => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Refused::Full),
-                Err(e) => match e.raw_os_error() {
-                    // The path takes no segments of this size whole, or the device cannot cut them.
-                    Some(libc::EMSGSIZE | libc::EINVAL) => {}
-                    Some(libc::EIO) => socket.refuse_segments(),
-                    _ => return Err(Refused::Failed),
-                },
-            }
-        }
-        for datagram in data.chunks(segment.max(1)) {
-            if let Err(e) = socket.send(datagram, to, None, tos) {
-                let is_full = matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS));
-                return Err(if is_full { Refused::Full } else { Refused::Failed });
-            }
-        }
-        Ok(())
+        socket.send_burst(data, segment, to, tos)
     }
 
     fn forward(&mut self, to: SocketAddr, arrival: &Arrival, data: &[u8]) -> Result<u64, Refused> {
@@ -360,16 +361,7 @@ impl PacketIo for KernelIo<'_> {
         if !self.seat.may_carry() {
             return Err(Refused::NotOwner);
         }
-        let mut sent = 0;
-        for packet in data.chunks(arrival.segment.max(1)) {
-            match forward.send(to, &envelope, packet, &mut self.wrapped) {
-                Ok(()) => sent += 1,
-                Err(_) if sent > 0 => break,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Refused::Full),
-                Err(_) => return Err(Refused::Failed),
-            }
-        }
-        Ok(sent)
+        forward.send_burst(to, &envelope, data, arrival.segment, &mut self.wrapped)
     }
 
     fn may_carry(&mut self) -> bool {

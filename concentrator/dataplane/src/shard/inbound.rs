@@ -32,7 +32,10 @@ impl Shard {
                 break;
             };
             self.counters.outer_reads += 1;
-            self.counters.forwarded_in += u64::from(arrival.forwarded);
+            if arrival.forwarded {
+                let packets = arrival.len.div_ceil(arrival.segment.max(1));
+                self.counters.forwarded_in += packets as u64;
+            }
             handled += self.open_arrival(at, &arrival, false, io, now);
             at = (at + arrival.len).next_multiple_of(64);
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::bpf;
+use crate::io::Refused;
 
 /// IP protocol number of ESP.
 const PROTOCOL_ESP: i32 = 50;
@@ -129,14 +130,33 @@ impl EspSocket {
         self.raw
     }
 
-    /// Whether bursts leave as one segmented send.
-    pub(crate) fn segments(&self) -> bool {
-        self.gso.load(Ordering::Relaxed)
-    }
-
-    /// Stops using segmentation on this socket.
-    pub(crate) fn refuse_segments(&self) {
-        self.gso.store(false, Ordering::Relaxed);
+    /// Sends datagrams of `segment` octets each (the last may be shorter) with one call where that is possible.
+    pub(crate) fn send_burst(
+        &self,
+        data: &[u8],
+        segment: usize,
+        to: SocketAddr,
+        tos: u8,
+    ) -> Result<(), Refused> {
+        if data.len() > segment && self.gso.load(Ordering::Relaxed) {
+            match self.send(data, to, u16::try_from(segment).ok(), tos) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Refused::Full),
+                Err(e) => match e.raw_os_error() {
+                    // The path takes no segments of this size whole, or the device cannot cut them.
+                    Some(libc::EMSGSIZE | libc::EINVAL) => {}
+                    Some(libc::EIO) => self.gso.store(false, Ordering::Relaxed),
+                    _ => return Err(Refused::Failed),
+                },
+            }
+        }
+        for datagram in data.chunks(segment.max(1)) {
+            if let Err(e) = self.send(datagram, to, None, tos) {
+                let is_full = matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS));
+                return Err(if is_full { Refused::Full } else { Refused::Failed });
+            }
+        }
+        Ok(())
     }
 
     /// Reads one datagram or burst; `None` when nothing waits. Over raw IPv4 the octets begin with the outer IP header.
@@ -157,46 +177,6 @@ impl EspSocket {
 }
 
 impl AsFd for EspSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-/// A UDP socket for single datagrams between the nodes of a cluster, one of a SO_REUSEPORT group.
-#[derive(Debug)]
-pub(crate) struct PlainSocket {
-    socket: Socket,
-    local: SocketAddr,
-}
-
-impl PlainSocket {
-    pub(crate) fn open(local: SocketAddr, buffer: usize) -> io::Result<Self> {
-        let socket = open_udp(local, true)?;
-        set_buffers(&socket, buffer);
-        let local = bound(&socket, local)?;
-        Ok(Self { socket, local })
-    }
-
-    pub(crate) fn local(&self) -> SocketAddr {
-        self.local
-    }
-
-    /// Sends one datagram.
-    pub(crate) fn send(&self, data: &[u8], to: SocketAddr) -> io::Result<()> {
-        self.socket.send_to(data, &to.into()).map(drop)
-    }
-
-    /// Reads one datagram and gives its length; `None` when nothing waits.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match rustix::net::recv(&self.socket, buffer, rustix::net::RecvFlags::empty()) {
-            Ok((len, _)) => Ok(Some(len)),
-            Err(rustix::io::Errno::AGAIN) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
-    }
-}
-
-impl AsFd for PlainSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
