@@ -13,6 +13,7 @@ use tenants::{BackendError, SessionBackend, SessionFilter};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::actors::{Fault, Order};
+use crate::cluster::Shared;
 use crate::config::Config;
 use crate::directory::Change;
 use crate::node::Node;
@@ -25,13 +26,18 @@ const STEP: usize = 1_000;
 pub struct Backend {
     node: Arc<Node>,
     config_path: Option<PathBuf>,
+    cluster: Option<Arc<Shared>>,
 }
 
 impl Backend {
-    /// `config_path` is what a reload reads again.
+    /// `config_path` is what a reload reads again; `cluster` the one that the node is part of.
     #[must_use]
-    pub fn new(node: Arc<Node>, config_path: Option<PathBuf>) -> Self {
-        Self { node, config_path }
+    pub fn new(node: Arc<Node>, config_path: Option<PathBuf>, cluster: Option<Arc<Shared>>) -> Self {
+        Self {
+            node,
+            config_path,
+            cluster,
+        }
     }
 
     fn message(&self, session: &Session) -> v1::Session {
@@ -42,6 +48,26 @@ impl Backend {
         number(id)
             .and_then(|number| self.node.sessions.get(number))
             .ok_or_else(|| BackendError::NotFound(format!("session {id}")))
+    }
+
+    /// `own_slot N`: this node believes that it owns a slot, whatever the others say. `None`: it is another fault.
+    async fn fail_cluster(&self, request: &v1::InjectFaultRequest) -> Result<Option<String>, BackendError> {
+        if request.target != "own_slot" {
+            return Ok(None);
+        }
+        let shared = self
+            .cluster
+            .as_ref()
+            .ok_or_else(|| BackendError::Refused("this node is not part of a cluster".to_owned()))?;
+        let slot = request
+            .selector
+            .parse()
+            .map_err(|_| BackendError::Invalid(format!("no slot {:?}", request.selector)))?;
+        shared
+            .order(cluster::Order::ForceOwn { slot })
+            .await
+            .map(Some)
+            .map_err(BackendError::Refused)
     }
 
     /// Makes the target of `request` panic.
@@ -276,7 +302,13 @@ impl SessionBackend for Backend {
         if node.config.debug.fault_injection {
             warnings.push("debug.fault_injection is on".to_owned());
         }
-        let draining = node.draining.load(Ordering::Relaxed);
+        let mut draining = node.draining.load(Ordering::Relaxed);
+        if let Some(shared) = &self.cluster
+            && let Some(status) = shared.pacemaker().status().await
+        {
+            draining |= status.draining;
+            warnings.extend(crate::cluster::backend::warnings(shared, &status));
+        }
         Ok(v1::NodeStatus {
             node: node.config.node_name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -337,6 +369,9 @@ impl SessionBackend for Backend {
                 response.needs_restart.push(name.to_owned());
             }
         }
+        if let Some(shared) = self.cluster.as_ref().filter(|_| !validate_only) {
+            crate::cluster::rotation::read_again(shared).await?;
+        }
         if !validate_only {
             let node = Arc::clone(&self.node);
             let complete = self
@@ -366,6 +401,9 @@ impl SessionBackend for Backend {
                 "fault {:?} is not known, panic is",
                 request.fault
             )));
+        }
+        if let Some(detail) = self.fail_cluster(&request).await? {
+            return Ok(v1::InjectFaultResponse { detail });
         }
         self.fail(&request)
             .map(|detail| v1::InjectFaultResponse { detail })

@@ -214,7 +214,7 @@ async fn assemble(
         None => None,
     };
     let shared = cluster.as_ref().map(|cluster| Arc::clone(&cluster.shared));
-    let backend = Arc::new(Backend::new(Arc::clone(&node), config_path));
+    let backend = Arc::new(Backend::new(Arc::clone(&node), config_path, shared.clone()));
     let servers = runtime
         .spawn(management::serve(Arc::clone(&node), Arc::clone(&backend), shared))
         .await??;

@@ -55,6 +55,22 @@ fn three_nodes(slots: u8) -> (World, Client, usize) {
     (world, alice, owner)
 }
 
+/// Moves slot 0 to the node `to`, as asked of the node `asked`.
+fn move_slot(world: &World, asked: usize, to: usize) {
+    block_on(async {
+        let channel = world.api(asked).await;
+        v1::cluster_service_client::ClusterServiceClient::new(channel)
+            .r#move(v1::MoveRequest {
+                slot: 0,
+                to: NODES[to].to_owned(),
+                wait: true,
+                timeout_secs: 20,
+            })
+            .await
+            .unwrap_or_else(|error| panic!("{error}\n{}", world.logs()));
+    });
+}
+
 /// The owner of slot 0 is killed: another node has it, its address and alice's session within a second.
 #[test]
 fn a_killed_nodes_sessions_go_on_elsewhere() {
@@ -101,18 +117,7 @@ fn a_slot_moves_on_request() {
     }
     let (world, mut alice, owner) = three_nodes(2);
     for to in [(owner + 1) % 3, (owner + 2) % 3, owner] {
-        block_on(async {
-            let channel = world.api(to).await;
-            v1::cluster_service_client::ClusterServiceClient::new(channel)
-                .r#move(v1::MoveRequest {
-                    slot: 0,
-                    to: NODES[to].to_owned(),
-                    wait: true,
-                    timeout_secs: 20,
-                })
-                .await
-                .unwrap_or_else(|error| panic!("{error}\n{}", world.logs()));
-        });
+        move_slot(&world, to, to);
         let begun = Instant::now();
         assert!(alice.alive(5 * SECOND), "{}", world.logs());
         println!("the answer came after {:?}", begun.elapsed());
@@ -160,4 +165,38 @@ fn a_node_that_was_paused_gives_way() {
     assert!(alice.alive(5 * SECOND), "{}", world.logs());
     let owners = block_on(world.served(owner));
     assert_eq!(owners.len(), 2);
+}
+
+/// Two nodes believe that they own a slot: the store takes the records of one, the other notices and gives way.
+#[test]
+fn a_node_that_only_believes_is_fenced() {
+    if !in_world("a_node_that_only_believes_is_fenced") {
+        return;
+    }
+    let (world, mut alice, owner) = three_nodes(2);
+    let liar = owner;
+    move_slot(&world, owner, (owner + 1) % 3);
+    block_on(async {
+        let channel = world.api(liar).await;
+        v1::node_service_client::NodeServiceClient::new(channel)
+            .inject_fault(v1::InjectFaultRequest {
+                target: "own_slot".to_owned(),
+                selector: "0".to_owned(),
+                ..Default::default()
+            })
+            .await
+            .unwrap_or_else(|error| panic!("{error}\n{}", world.logs()));
+    });
+    alice.command(ike::Command::RekeyIke);
+    assert!(
+        alice.run(10 * SECOND, |alice| alice.rekeyed > 0),
+        "a rekey reaches one that may answer\n{}",
+        world.logs()
+    );
+    let status = block_on(world.until(liar, "the liar gives way", |status| {
+        let slot = &status.slots[0];
+        slot.state() == v1::ClusterSlotState::Serving && !World::has_address(liar, &World::address(0))
+    }));
+    assert_ne!(status.slots[0].owner, NODES[liar]);
+    assert!(alice.alive(5 * SECOND), "{}", world.logs());
 }

@@ -142,6 +142,10 @@ impl Listener {
             self.node.metrics.gate_drop("draining");
             return;
         }
+        if slot.closing() {
+            self.node.metrics.gate_drop("handover");
+            return;
+        }
         if slot.records.oldest_wait() > WAIT_CLOSED && !slot.records.is_static() {
             self.node.metrics.gate_drop("store_slow");
             return;

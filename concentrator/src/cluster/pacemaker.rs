@@ -38,6 +38,7 @@ const STALL: Duration = Duration::from_millis(200);
 enum Message {
     Input(Input),
     Status(oneshot::Sender<Status>),
+    Ticks(Ticks),
     Stop,
 }
 
@@ -111,6 +112,11 @@ impl Pacemaker {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Status(reply));
         answer.await.ok()
+    }
+
+    /// Another witness is to be told.
+    pub fn ticks(&self, ticks: Ticks) {
+        self.send(Message::Ticks(ticks));
     }
 
     /// Ends the thread.
@@ -214,6 +220,11 @@ impl Beat {
                 Message::Status(reply) => {
                     let _ = reply.send(self.parts.core.status(now));
                 }
+                Message::Ticks(ticks) => {
+                    self.parts.ticks = Some(ticks);
+                    // It knows no peer yet.
+                    self.routes.clear();
+                }
                 Message::Stop => {
                     self.parts.until.store(0, Ordering::Release);
                     return false;
@@ -265,6 +276,9 @@ impl Beat {
                 | Output::Event(_)) => {
                     if let Output::Drop { slot, generation, .. } = &output {
                         self.parts.addresses.down(*slot, *generation);
+                    }
+                    if let Output::Serve { slot, generation, .. } = &output {
+                        self.parts.addresses.allow(*slot, *generation);
                     }
                     // Bounded by the core: a few for each slot, a lease and a transaction at a time.
                     let _ = self.parts.outputs.send(output);

@@ -31,14 +31,8 @@ pub async fn rotate(
     shared: &Arc<Shared>,
     request: &v1::RotateKeysRequest,
 ) -> Result<v1::RotateKeysResponse, BackendError> {
-    let path = shared.config.key_file.clone();
-    let read = tokio::task::spawn_blocking(move || secrets::read_keys(&path))
-        .await
-        .map_err(|error| BackendError::Unavailable(error.to_string()))?;
-    let keys = read.map_err(|error| BackendError::Invalid(error.to_string()))?;
+    let keys = read_again(shared).await?;
     let newest = keys.ids().next().map(|id| id.to_string()).unwrap_or_default();
-    shared.keys.store(Arc::new(keys));
-    let keys = shared.keys.load_full();
     wrap_root(shared, &keys).await?;
     let slots = wanted(shared, &request.slots)?;
     let mut rotated = Vec::new();
@@ -62,6 +56,20 @@ pub async fn rotate(
         slots: rotated,
         cluster_key: newest,
     })
+}
+
+/// Reads the key file again: what is wrapped from here on is wrapped by its newest key.
+///
+/// # Errors
+/// The file is wrong; the keys stay as they were.
+pub async fn read_again(shared: &Shared) -> Result<Arc<ClusterKeys>, BackendError> {
+    let path = shared.config.key_file.clone();
+    let read = tokio::task::spawn_blocking(move || secrets::read_keys(&path))
+        .await
+        .map_err(|error| BackendError::Unavailable(error.to_string()))?;
+    let keys = Arc::new(read.map_err(|error| BackendError::Invalid(error.to_string()))?);
+    shared.keys.store(Arc::clone(&keys));
+    Ok(keys)
 }
 
 /// The slots that are meant: those of this node, or the named ones, which have to be here.

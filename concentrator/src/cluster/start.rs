@@ -95,7 +95,6 @@ pub struct Cluster {
     pub shared: Arc<Shared>,
     pacemaker: Pacemaker,
     tasks: Vec<JoinHandle<()>>,
-    _witness: Option<Witness>,
 }
 
 impl Cluster {
@@ -133,7 +132,7 @@ impl Cluster {
                         .flat_map(|slot| slot.addresses.clone())
                         .collect(),
                 };
-                let (witness, ticks) = Witness::start(&program, &charge).context("the witness")?;
+                let (witness, ticks) = Witness::start(program, charge).context("the witness")?;
                 (Some(witness), Some(ticks))
             }
             None => (None, None),
@@ -190,7 +189,7 @@ impl Cluster {
             runtime.spawn(router.run(receiver)),
             runtime.spawn(hints.run()),
             runtime.spawn(router::keep_marks(marked, node.config.state_directory.clone())),
-            runtime.spawn(measure(Arc::clone(&shared), pacemaker.clone())),
+            runtime.spawn(measure(Arc::clone(&shared), pacemaker.clone(), witness)),
         ];
         tracing::info!(
             node = node.config.node_name,
@@ -203,7 +202,6 @@ impl Cluster {
             shared,
             pacemaker,
             tasks,
-            _witness: witness,
         })
     }
 
@@ -279,11 +277,20 @@ fn sockets(listen: &[SocketAddr]) -> anyhow::Result<Vec<(SocketAddr, UdpSocket)>
         .collect()
 }
 
-async fn measure(shared: Arc<Shared>, pacemaker: Pacemaker) {
+/// Measures once a second, and sees that there is a witness.
+async fn measure(shared: Arc<Shared>, pacemaker: Pacemaker, mut witness: Option<Witness>) {
     let mut every = tokio::time::interval(MEASURE);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
+        match witness.as_mut().map(Witness::keep) {
+            Some(Ok(Some(ticks))) => {
+                tracing::warn!("the witness ended and was started again");
+                pacemaker.ticks(ticks);
+            }
+            Some(Err(error)) => tracing::error!(%error, "there is no witness"),
+            Some(Ok(None)) | None => {}
+        }
         let late = pacemaker.pulse.late_micros.swap(0, Ordering::Relaxed);
         let status = pacemaker.status().await;
         let slack = status

@@ -26,6 +26,10 @@ use crate::slot::{Slot, SlotStart};
 /// Between two checkpoints: what can be replayed after a takeover lies within one.
 const CHECKPOINT: Duration = Duration::from_secs(1);
 
+/// How long a hand-over waits for IKE SAs that are being established.
+const OPENING: Duration = Duration::from_millis(500);
+/// Between two looks at them.
+const LOOK: Duration = Duration::from_millis(5);
 /// Between two tries to read the leases of addresses; doubles.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest.
@@ -81,9 +85,14 @@ pub struct Way {
 impl Way {
     /// Tells the task. Bounded by the core, which waits for the answer to each.
     pub fn tell(&self, task: Task) {
-        if let Task::Drop(generation) = task {
-            self.over.fetch_max(generation, Ordering::AcqRel);
-        }
+        match task {
+            Task::Drop(generation) => self.over.fetch_max(generation, Ordering::AcqRel),
+            // What the core wants served is not over, whatever was dropped before.
+            Task::Serve { generation, .. } => self
+                .over
+                .fetch_min(generation.saturating_sub(1), Ordering::AcqRel),
+            Task::Freeze(_) | Task::Thaw(_) | Task::Refence { .. } => 0,
+        };
         let _ = self.sender.send(task);
     }
 }
@@ -137,6 +146,7 @@ impl Warden {
             Task::Freeze(generation) => self.freeze(generation).await,
             Task::Thaw(_) => {
                 if let Some(present) = self.present() {
+                    present.set_closing(false);
                     recovery::thaw(&present);
                 }
             }
@@ -319,6 +329,12 @@ impl Warden {
                 reason: "it is not here".to_owned(),
             });
         };
+        // Those who are coming in finish, new ones knock at the next owner's door; ESP goes on all the time.
+        present.set_closing(true);
+        let begun = Instant::now();
+        while present.opening() > 0 && begun.elapsed() < OPENING && !self.is_over(generation) {
+            tokio::time::sleep(LOOK).await;
+        }
         match recovery::freeze(&self.shared.node, &present).await {
             Ok(()) => self.tell(Input::Frozen { slot, generation }),
             // The core gives the hand-over up when nothing comes.

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
@@ -67,9 +67,11 @@ impl Ticks {
     }
 }
 
-/// A witness that runs. It ends with the daemon, or when this is dropped.
+/// A witness that runs. It ends with the daemon, and not before: also a daemon that was told to stop is seen off.
 pub struct Witness {
     child: Child,
+    program: PathBuf,
+    charge: Charge,
 }
 
 impl Witness {
@@ -77,28 +79,45 @@ impl Witness {
     ///
     /// # Errors
     /// The system refuses.
-    pub fn start(program: &Path, charge: &Charge) -> std::io::Result<(Self, Ticks)> {
-        let mut child = Command::new(program)
-            .arg("--witness")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()?;
-        let Some(mut pipe) = child.stdin.take() else {
-            return Err(std::io::Error::other("the witness has no pipe"));
+    pub fn start(program: PathBuf, charge: Charge) -> std::io::Result<(Self, Ticks)> {
+        let (child, ticks) = spawn(&program, &charge)?;
+        let witness = Self {
+            child,
+            program,
+            charge,
         };
-        let line = serde_json::to_vec(charge).map_err(std::io::Error::other)?;
-        pipe.write_all(&line)?;
-        pipe.write_all(b"\n")?;
-        let pipe = non_blocking(pipe)?;
-        Ok((Self { child }, Ticks { pipe }))
+        Ok((witness, ticks))
+    }
+
+    /// Starts it again if it has ended; the ticks have to go to the new one then.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn keep(&mut self) -> std::io::Result<Option<Ticks>> {
+        if self.child.try_wait()?.is_none() {
+            return Ok(None);
+        }
+        let (child, ticks) = spawn(&self.program, &self.charge)?;
+        self.child = child;
+        Ok(Some(ticks))
     }
 }
 
-impl Drop for Witness {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Starts `program --witness` with its charge.
+fn spawn(program: &Path, charge: &Charge) -> std::io::Result<(Child, Ticks)> {
+    let mut child = Command::new(program)
+        .arg("--witness")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let Some(mut pipe) = child.stdin.take() else {
+        return Err(std::io::Error::other("the witness has no pipe"));
+    };
+    let line = serde_json::to_vec(charge).map_err(std::io::Error::other)?;
+    pipe.write_all(&line)?;
+    pipe.write_all(b"\n")?;
+    let pipe = non_blocking(pipe)?;
+    Ok((child, Ticks { pipe }))
 }
 
 fn non_blocking(pipe: ChildStdin) -> std::io::Result<OwnedFd> {

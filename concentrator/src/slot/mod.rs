@@ -117,6 +117,8 @@ pub struct Slot {
     /// Held while a transaction runs under the fence, so that none is under way while the fence changes.
     turn: RwLock<()>,
     standing: AtomicU8,
+    /// No new IKE SAs: it is about to be handed over.
+    closing: AtomicBool,
     /// Chunks of checkpoints that were in the store when it began.
     chunks_found: AtomicUsize,
     ended: AtomicBool,
@@ -153,6 +155,7 @@ impl Slot {
             fence: ArcSwapOption::from(start.fence.map(Arc::new)),
             turn: RwLock::new(()),
             standing: AtomicU8::new(Standing::Restoring as u8),
+            closing: AtomicBool::new(false),
             chunks_found: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             lost: watch::Sender::new(false),
@@ -305,6 +308,23 @@ impl Slot {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
                 (now != Standing::Down as u8).then_some(standing as u8)
             });
+    }
+
+    /// Takes no new IKE SAs, while those that are there go on; or takes them again.
+    pub fn set_closing(&self, closing: bool) {
+        self.closing.store(closing, Ordering::Release);
+    }
+
+    /// Whether new IKE SAs are left to its next owner: their peers send again.
+    #[must_use]
+    pub fn closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// How many of its IKE SAs are not established.
+    #[must_use]
+    pub fn opening(&self) -> usize {
+        self.actors.len().saturating_sub(self.sessions.len())
     }
 
     /// Sends a message of one of its SAs, unless the slot is over: then its next owner speaks.
