@@ -27,6 +27,8 @@ const TURN: Boot = Boot::from_millis(150);
 const DISOWNED: Boot = Boot::from_millis(600);
 /// How long a slot without an owner is left to a node that serves it and may write its owner key again.
 const REBINDING: Boot = Boot::from_secs(3);
+/// How long the other half of what was written together may take to be told.
+const TORN: Boot = Boot::from_millis(100);
 /// The damping grows to this many times its setting.
 const MOST_DAMPING: u32 = 4;
 
@@ -284,14 +286,18 @@ impl Core {
                 self.release(slot);
                 return;
             }
-            if generation > floor
-                && !self
-                    .view
-                    .slots
-                    .get(&slot)
-                    .is_some_and(|s| self.view.is_unraised(s))
-            {
+            let (unraised, one, since) = (
+                self.view.is_unraised(seen),
+                seen.is_of_one_write(),
+                seen.owner.changed,
+            );
+            if generation > floor && !unraised && one {
                 self.assigned(slot, generation);
+                return;
+            }
+            if !one && self.now < since + TORN {
+                // The generation that belongs to it is still to be told.
+                self.wake_at(since + TORN);
                 return;
             }
         } else if self.handed_by_beat(slot, generation, floor) {

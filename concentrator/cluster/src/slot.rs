@@ -356,7 +356,7 @@ impl Core {
             return;
         };
         let ours = seen.owner.value.as_ref() == Some(&self.process);
-        let unclaimed = seen.owner.raw.is_none();
+        let (unclaimed, whole) = (seen.owner.raw.is_none(), seen.is_whole());
         let owner = seen.owner.value.as_ref().map(|owner| owner.name.clone());
         let seen_generation = seen.generation();
         if self.view.synced && self.view.epoch() > epoch {
@@ -365,7 +365,7 @@ impl Core {
             }
             return;
         }
-        if seen_generation > generation && self.view.epoch() == epoch && !ours {
+        if seen_generation > generation && self.view.epoch() == epoch && !ours && whole {
             match owner {
                 Some(owner) => self.given(slot, &owner),
                 None => self.put_down(slot, "another node has taken it"),

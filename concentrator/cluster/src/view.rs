@@ -87,6 +87,17 @@ pub(crate) struct SlotView {
 }
 
 impl SlotView {
+    /// Whether the owner is as new as the generation: both are written together, and only then say something together.
+    /// The owner key alone is written again under another lease, or ends with its lease.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.owner.revision >= self.generation.revision
+    }
+
+    /// Whether the owner was written with the present generation, and not since.
+    pub(crate) fn is_of_one_write(&self) -> bool {
+        self.owner.revision == self.generation.revision
+    }
+
     pub(crate) fn generation(&self) -> u64 {
         self.generation.value.unwrap_or(0)
     }

@@ -1,0 +1,639 @@
+//! A model of the shell around a core: it restores, serves, freezes and puts down slots, writes before it answers, and
+//! sends packets below durable ceilings.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cluster::{Fence, Input, keys};
+use store::{StoreError, Txn, TxnOutcome};
+
+use crate::client::Session;
+use crate::world::{Asker, Request, What, World};
+
+/// Numbers that are reserved at once.
+const BLOCK: u64 = 64;
+
+/// A write of the shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// A session after a request; the answer leaves when it is durable.
+    Session {
+        slot: u8,
+        generation: u64,
+        session: Session,
+        reply: bool,
+        replaces: Vec<u64>,
+    },
+    /// All records of before are deleted.
+    Clean { slot: u8, generation: u64 },
+    /// All records are written again.
+    Rewrite { slot: u8, generation: u64 },
+    /// The owner's own new generation.
+    Raise { slot: u8, generation: u64 },
+}
+
+/// A session that is served.
+#[derive(Clone, Debug)]
+pub struct Live {
+    pub session: Session,
+    /// The generation in its IVs.
+    pub iv_generation: u64,
+    pub counter: u64,
+    pub limit: u64,
+    /// A write is under way.
+    pub busy: bool,
+}
+
+/// A slot that is served.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    pub generation: u64,
+    pub fence: Option<Fence>,
+    pub up: bool,
+    pub frozen: bool,
+    pub asked_to_freeze: bool,
+    pub sessions: BTreeMap<u64, Live>,
+}
+
+impl World {
+    pub fn serve(&mut self, node: usize, slot: u8, generation: u64, epoch: u64, keep: bool, _planned: bool) {
+        let process = self.process(node);
+        self.trace(|| format!("{process} serves slot {slot} generation {generation} epoch {epoch}"));
+        self.checker.served(self.now, &process, slot, generation);
+        self.report.serves += 1;
+        self.serve_log.push((self.now, node, slot, generation));
+        if self.nodes[node].slots.contains_key(&slot) {
+            self.checker
+                .fail(self.now, format!("order: {process} serves slot {slot} twice"));
+        }
+        let fence = self.fence(node, slot);
+        self.nodes[node].slots.insert(
+            slot,
+            Serving {
+                generation,
+                fence: fence.clone(),
+                up: false,
+                frozen: false,
+                asked_to_freeze: false,
+                sessions: BTreeMap::new(),
+            },
+        );
+        if keep {
+            self.ask(node, Request::List { slot, generation });
+        } else if let Some(fence) = fence {
+            let txn = fence.apply(Txn::new());
+            let txn = Txn {
+                then: vec![store::Op::DeletePrefix {
+                    prefix: keys::records(slot),
+                }],
+                ..txn
+            };
+            self.write(node, Job::Clean { slot, generation }, txn);
+        }
+    }
+
+    fn fence(&self, node: usize, slot: u8) -> Option<Fence> {
+        self.nodes[node].core.as_ref()?.fence(slot)
+    }
+
+    fn write(&mut self, node: usize, job: Job, txn: Txn) {
+        self.ask(
+            node,
+            Request::Txn {
+                from: Asker::Shell(job),
+                txn,
+            },
+        );
+    }
+
+    fn serving(&mut self, node: usize, slot: u8, generation: u64) -> Option<&mut Serving> {
+        self.nodes[node]
+            .slots
+            .get_mut(&slot)
+            .filter(|serving| serving.generation == generation)
+    }
+
+    pub fn listed(&mut self, node: usize, slot: u8, generation: u64, records: Option<Vec<Vec<u8>>>) {
+        if self.serving(node, slot, generation).is_none() {
+            return;
+        }
+        let Some(records) = records else {
+            self.ask(node, Request::List { slot, generation });
+            return;
+        };
+        for record in records {
+            let Some(session) = Session::read(&record) else {
+                continue;
+            };
+            // Those of owners between, who may have gone on by a block each without having written.
+            let skipped = generation
+                .saturating_sub(session.ceiling_generation)
+                .saturating_sub(1);
+            let counter = session.ceiling + 1 + skipped.min(1 << 20) * BLOCK;
+            let live = Live {
+                iv_generation: generation,
+                counter,
+                limit: counter + BLOCK - 1,
+                busy: false,
+                session,
+            };
+            if let Some(serving) = self.serving(node, slot, generation) {
+                serving.sessions.insert(live.session.id, live);
+            }
+        }
+        let (from, to) = if self.nodes[node].slow {
+            (500.0, 3_000.0)
+        } else {
+            (3.0, 40.0)
+        };
+        let after = self.random.ms(from, to);
+        let life = self.nodes[node].life;
+        self.after(
+            after,
+            What::Up {
+                node,
+                life,
+                slot,
+                generation,
+            },
+        );
+    }
+
+    pub fn address_up(&mut self, node: usize, slot: u8, generation: u64) {
+        let now = self.now;
+        let Some(serving) = self.serving(node, slot, generation) else {
+            return;
+        };
+        serving.up = true;
+        let fails = self.nodes[node].slow && self.random.percent(20);
+        if fails {
+            let reason = "simulated".to_owned();
+            self.input(
+                node,
+                Input::Failed {
+                    slot,
+                    generation,
+                    reason,
+                },
+            );
+            return;
+        }
+        self.ready_log.push((now, node, slot, generation));
+        let holders = self.addresses.entry(slot).or_default();
+        holders.retain(|(holder, _)| *holder != node);
+        holders.push((node, generation));
+        self.input(node, Input::Ready { slot, generation });
+    }
+
+    pub fn freeze(&mut self, node: usize, slot: u8, generation: u64) {
+        self.freeze_log.push((self.now, node, slot));
+        if let Some(serving) = self.serving(node, slot, generation) {
+            (serving.frozen, serving.asked_to_freeze) = (true, true);
+            self.maybe_frozen(node, slot);
+        }
+    }
+
+    /// Says that everything is written once it is.
+    fn maybe_frozen(&mut self, node: usize, slot: u8) {
+        let Some(serving) = self.nodes[node].slots.get_mut(&slot) else {
+            return;
+        };
+        if serving.asked_to_freeze && serving.sessions.values().all(|live| !live.busy) {
+            serving.asked_to_freeze = false;
+            let generation = serving.generation;
+            let (life, after) = (self.nodes[node].life, self.random.ms(0.5, 8.0));
+            self.after(
+                after,
+                What::Input {
+                    node,
+                    life,
+                    input: Input::Frozen { slot, generation },
+                },
+            );
+        }
+    }
+
+    pub fn thaw(&mut self, node: usize, slot: u8, generation: u64) {
+        self.report.thaws += 1;
+        if let Some(serving) = self.serving(node, slot, generation) {
+            (serving.frozen, serving.asked_to_freeze) = (false, false);
+        }
+    }
+
+    pub fn drop_slot(&mut self, node: usize, slot: u8, generation: u64) {
+        let known = self.serving(node, slot, generation).is_some();
+        if !known {
+            let name = self.nodes[node].name.clone();
+            self.checker.fail(
+                self.now,
+                format!("order: {name} drops slot {slot} generation {generation}, not served"),
+            );
+        }
+        self.nodes[node].slots.remove(&slot);
+        self.addresses
+            .entry(slot)
+            .or_default()
+            .retain(|(holder, _)| *holder != node);
+        let (life, after) = (self.nodes[node].life, self.random.ms(0.2, 20.0));
+        self.after(
+            after,
+            What::Input {
+                node,
+                life,
+                input: Input::Stopped { slot, generation },
+            },
+        );
+    }
+
+    pub fn refence(&mut self, node: usize, slot: u8, generation: u64, epoch: u64) {
+        self.report.refences += 1;
+        let process = self.process(node);
+        self.trace(|| format!("{process} keeps slot {slot} with generation {generation} epoch {epoch}"));
+        self.checker.served(self.now, &process, slot, generation);
+        let fence = self.fence(node, slot);
+        let Some(serving) = self.nodes[node].slots.get_mut(&slot) else {
+            return;
+        };
+        (serving.generation, serving.fence) = (generation, fence.clone());
+        for holders in self.addresses.get_mut(&slot).into_iter().flatten() {
+            if holders.0 == node {
+                holders.1 = generation;
+            }
+        }
+        let Some(fence) = fence else { return };
+        self.rewrite(node, slot, generation, &fence);
+    }
+
+    fn rewrite(&mut self, node: usize, slot: u8, generation: u64, fence: &Fence) {
+        let stale: Vec<String> = {
+            let prefix = keys::records(slot);
+            self.etcd
+                .state
+                .keys
+                .range(prefix.clone()..)
+                .take_while(|(key, _)| key.starts_with(&prefix))
+                .map(|(key, _)| key.clone())
+                .collect()
+        };
+        let Some(serving) = self.nodes[node].slots.get_mut(&slot) else {
+            return;
+        };
+        let mut txn = fence.apply(Txn::new());
+        for live in serving.sessions.values_mut() {
+            // What may be used is what was ever reserved.
+            live.session.ceiling = live.limit + BLOCK;
+            live.session.ceiling_generation = generation;
+            live.busy = true;
+            txn = txn.put(keys::record(slot, live.session.id), live.session.write());
+        }
+        for key in stale {
+            let kept = txn
+                .then
+                .iter()
+                .any(|op| matches!(op, store::Op::Put { key: put, .. } if *put == key));
+            if !kept {
+                txn = txn.delete(key);
+            }
+        }
+        self.write(node, Job::Rewrite { slot, generation }, txn);
+    }
+
+    // ---- exchanges -----------------------------------------------------------------------------------------------------
+
+    pub fn request(&mut self, node: usize, slot: u8, client: usize, session: u64, request: u64) {
+        let boot = self.boot(node);
+        let state = &mut self.nodes[node];
+        let may = state.until.is_some_and(|until| boot < until);
+        let Some(serving) = state.slots.get_mut(&slot) else {
+            return;
+        };
+        if !may || !serving.up || serving.frozen {
+            return;
+        }
+        let (generation, fence) = (serving.generation, serving.fence.clone());
+        let Some(fence) = fence else { return };
+        let fresh = self.random.next();
+        let Some(serving) = self.nodes[node].slots.get_mut(&slot) else {
+            return;
+        };
+        let mut replaces = Vec::new();
+        let next = match serving.sessions.get_mut(&session) {
+            Some(live) if live.busy => return,
+            Some(live) if live.session.request == request => {
+                let (answer, store) = (live.session.answer, self.etcd.identity);
+                let after = self.random.ms(0.2, 2.0);
+                self.after(
+                    after,
+                    What::Answer {
+                        client,
+                        store,
+                        session,
+                        id: request,
+                        answer,
+                    },
+                );
+                return;
+            }
+            Some(live) if live.session.request + 1 == request => {
+                live.busy = true;
+                // Every fourth request is a rekey.
+                let (key, ceiling) = match request % 4 {
+                    0 => (fresh ^ 0x55, BLOCK),
+                    _ => (live.session.key, live.session.ceiling),
+                };
+                Session {
+                    request,
+                    answer: fresh,
+                    key,
+                    ceiling,
+                    ..live.session.clone()
+                }
+            }
+            Some(_) => return,
+            None if request == 0 => {
+                let before: Vec<&Live> = serving
+                    .sessions
+                    .values()
+                    .filter(|live| live.session.client == client)
+                    .collect();
+                if before.iter().any(|live| live.busy) {
+                    return;
+                }
+                replaces = before.iter().map(|live| live.session.id).collect();
+                let used: Vec<u64> = serving
+                    .sessions
+                    .values()
+                    .filter(|live| live.session.client != client)
+                    .map(|live| live.session.address)
+                    .collect();
+                let address = (1..).find(|address| !used.contains(address)).unwrap_or(0);
+                let new = Session {
+                    id: session,
+                    client,
+                    request,
+                    answer: fresh,
+                    key: fresh ^ 0xaa,
+                    address,
+                    ceiling: BLOCK,
+                    ceiling_generation: generation,
+                };
+                // Its address is taken from here on.
+                serving.sessions.insert(
+                    session,
+                    Live {
+                        session: Session {
+                            key: 0,
+                            ..new.clone()
+                        },
+                        iv_generation: generation,
+                        counter: 0,
+                        limit: 0,
+                        busy: true,
+                    },
+                );
+                new
+            }
+            None => return,
+        };
+        self.write_session(node, slot, generation, &fence, next, true, replaces);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what a write is made of")]
+    fn write_session(
+        &mut self,
+        node: usize,
+        slot: u8,
+        generation: u64,
+        fence: &Fence,
+        session: Session,
+        reply: bool,
+        replaces: Vec<u64>,
+    ) {
+        let mut txn = fence
+            .apply(Txn::new())
+            .put(keys::record(slot, session.id), session.write());
+        for id in &replaces {
+            txn = txn.delete(keys::record(slot, *id));
+        }
+        self.write(
+            node,
+            Job::Session {
+                slot,
+                generation,
+                session,
+                reply,
+                replaces,
+            },
+            txn,
+        );
+    }
+
+    /// A write of the shell was answered.
+    pub fn written(&mut self, node: usize, job: Job, txn: Txn, outcome: Result<TxnOutcome, StoreError>) {
+        let (slot, generation) = match &job {
+            Job::Session { slot, generation, .. }
+            | Job::Clean { slot, generation }
+            | Job::Rewrite { slot, generation }
+            | Job::Raise { slot, generation } => (*slot, *generation),
+        };
+        let committed = match outcome {
+            Ok(outcome) => outcome.committed,
+            Err(StoreError::WentBack { .. }) => false,
+            Err(_) => {
+                // Tried again until it is known, as long as the slot is ours.
+                if self.serving(node, slot, generation).is_some() {
+                    self.write(node, job, txn);
+                }
+                return;
+            }
+        };
+        match job {
+            Job::Session {
+                session,
+                reply,
+                replaces,
+                ..
+            } => {
+                if committed && reply {
+                    let after = self.random.ms(0.2, 2.0);
+                    let (client, id, answer) = (session.client, session.request, session.answer);
+                    let store = self.etcd.identity - u64::from(self.etcd.is_fresh(self.now));
+                    let record = self
+                        .etcd
+                        .get(&keys::record(slot, session.id))
+                        .map(|item| item.value.clone());
+                    let durable = record.as_deref().and_then(Session::read);
+                    let same = self.etcd.is_fresh(self.now)
+                        || durable.is_none_or(|durable| durable.request > id || durable.answer == answer);
+                    if !same {
+                        self.checker.fail(
+                            self.now,
+                            format!("S6: an answer to client {client} is not durable"),
+                        );
+                    }
+                    let session = session.id;
+                    self.after(
+                        after,
+                        What::Answer {
+                            client,
+                            store,
+                            session,
+                            id,
+                            answer,
+                        },
+                    );
+                }
+                // The slot may have got another generation meanwhile, with its sessions.
+                let Some(serving) = self.nodes[node].slots.get_mut(&slot) else {
+                    return;
+                };
+                let present = serving.generation;
+                if committed {
+                    for id in replaces {
+                        serving.sessions.remove(&id);
+                    }
+                    if let Some(live) = serving.sessions.get_mut(&session.id) {
+                        live.busy = false;
+                        if live.session.key != session.key {
+                            (live.counter, live.iv_generation) = (1, present);
+                            live.limit = BLOCK - 1;
+                        }
+                        if !reply {
+                            live.limit = live.limit.max(session.ceiling - 1);
+                        }
+                        live.session = session;
+                    }
+                } else {
+                    match serving.sessions.get_mut(&session.id) {
+                        Some(live) if live.session.key == 0 => {
+                            serving.sessions.remove(&session.id);
+                        }
+                        Some(live) => live.busy = false,
+                        None => {}
+                    }
+                    self.input(node, Input::Fenced { slot, generation });
+                }
+                self.maybe_frozen(node, slot);
+            }
+            Job::Clean { .. } => {
+                if committed {
+                    self.listed(node, slot, generation, Some(Vec::new()));
+                } else {
+                    self.input(node, Input::Fenced { slot, generation });
+                }
+            }
+            Job::Rewrite { .. } => {
+                if let Some(serving) = self.serving(node, slot, generation) {
+                    for live in serving.sessions.values_mut() {
+                        live.busy = false;
+                        if committed && live.session.key == 0 {
+                            live.limit = 0;
+                        }
+                    }
+                    serving.sessions.retain(|_, live| live.session.key != 0);
+                }
+                if !committed {
+                    self.input(node, Input::Fenced { slot, generation });
+                }
+                self.maybe_frozen(node, slot);
+            }
+            Job::Raise { .. } => {
+                if committed && let Some(serving) = self.serving(node, slot, generation) {
+                    serving.generation = generation + 1;
+                    for live in serving.sessions.values_mut() {
+                        live.iv_generation = generation + 1;
+                    }
+                    let process = self.process(node);
+                    self.checker.served(self.now, &process, slot, generation + 1);
+                    self.input(
+                        node,
+                        Input::Raised {
+                            slot,
+                            generation: generation + 1,
+                        },
+                    );
+                    let fence = self.fence(node, slot);
+                    if let Some(serving) = self.nodes[node].slots.get_mut(&slot) {
+                        serving.fence = fence;
+                    }
+                }
+            }
+        }
+    }
+
+    /// An actor of the slot is restarted: the owner raises its own generation.
+    pub fn raise(&mut self, node: usize, slot: u8) {
+        let Some(serving) = self.nodes[node].slots.get(&slot) else {
+            return;
+        };
+        let idle = serving.up && !serving.frozen && serving.sessions.values().all(|live| !live.busy);
+        let (generation, fence) = (serving.generation, serving.fence.clone());
+        if let Some(fence) = fence.filter(|_| idle) {
+            let txn = fence
+                .apply(Txn::new())
+                .put(keys::generation(slot), (generation + 1).to_string());
+            self.write(node, Job::Raise { slot, generation }, txn);
+        }
+    }
+
+    // ---- packets -------------------------------------------------------------------------------------------------------
+
+    /// Every node sends what it may.
+    pub fn packets(&mut self) {
+        self.after(Duration::from_millis(100), What::Packets);
+        for node in 0..self.nodes.len() {
+            let boot = self.boot(node);
+            let state = &self.nodes[node];
+            let may = state.until.is_some_and(|until| boot < until);
+            if state.core.is_none() || state.paused.is_some() || !may {
+                continue;
+            }
+            for slot in state.slots.keys().copied().collect::<Vec<_>>() {
+                self.slot_packets(node, slot);
+            }
+        }
+    }
+
+    fn slot_packets(&mut self, node: usize, slot: u8) {
+        let reached = self.node_at(slot) == Some(node);
+        let name = self.nodes[node].name.clone();
+        let Some(serving) = self.nodes[node].slots.get_mut(&slot).filter(|serving| serving.up) else {
+            return;
+        };
+        let (generation, fence, frozen) = (serving.generation, serving.fence.clone(), serving.frozen);
+        let (mut sent, mut reserve) = (Vec::new(), Vec::new());
+        for live in serving.sessions.values_mut().filter(|live| live.session.key != 0) {
+            for _ in 0..2 {
+                if live.counter <= live.limit && live.limit > 0 {
+                    sent.push((
+                        live.session.client,
+                        live.session.key,
+                        live.iv_generation,
+                        live.counter,
+                    ));
+                    live.counter += 1;
+                }
+            }
+            if live.counter + BLOCK / 2 > live.limit && !live.busy && !frozen {
+                live.busy = true;
+                reserve.push(Session {
+                    ceiling: live.limit + 1 + BLOCK,
+                    ceiling_generation: generation,
+                    ..live.session.clone()
+                });
+            }
+        }
+        for (client, key, iv, counter) in sent {
+            self.report.packets += 1;
+            self.checker.packet(self.now, &name, key, iv, counter);
+            if reached {
+                self.clients[client].received = self.now;
+            }
+        }
+        if let Some(fence) = fence {
+            for session in reserve {
+                self.write_session(node, slot, generation, &fence, session, false, Vec::new());
+            }
+        }
+    }
+}
