@@ -71,8 +71,8 @@ pub enum Broken {
     LoneSuspicion,
     /// A claim keeps the generation.
     SameGeneration,
-    /// Conflicts end a claim for ever.
-    NoRetry,
+    /// A node keeps what another has taken.
+    Stubborn,
 }
 
 impl Default for Settings {

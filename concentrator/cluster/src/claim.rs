@@ -113,6 +113,7 @@ impl Core {
             return Some((Cause::ProcessEnded, false));
         }
         let suspected = peer.suspected?;
+        let heard = peer.heard.unwrap_or(peer.known_since);
         if self.settings.broken == Broken::LoneSuspicion {
             return Some((Cause::Silent, false));
         }
@@ -132,7 +133,7 @@ impl Core {
             .view
             .cards
             .get(&process.name)
-            .filter(|card| card.raw.is_some() && card.changed > suspected)
+            .filter(|card| card.raw.is_some() && card.changed > heard)
             .map(|card| card.changed + self.settings.lease_ttl);
         let at = (suspected + self.settings.heartbeat * 2).max(probed.unwrap_or_default());
         if self.now < at {
@@ -278,12 +279,14 @@ impl Core {
         let (generation, owner) = (seen.generation(), seen.owner.value.clone());
         let unreadable = seen.owner.raw.is_some() && owner.is_none();
         let floor = self.slots.get(&slot).map_or(0, |local| local.floor);
-        if busy || unreadable {
+        if unreadable {
             return;
         }
         if owner.as_ref() == Some(&self.process) {
             if self.slots.get(&slot).is_some_and(|local| local.release) {
-                self.release(slot);
+                if !busy {
+                    self.release(slot);
+                }
                 return;
             }
             let (unraised, one, since) = (
@@ -292,7 +295,11 @@ impl Core {
                 seen.owner.changed,
             );
             if generation > floor && !unraised && one {
+                // Also when the answer to the claim is still under way.
                 self.assigned(slot, generation);
+                return;
+            }
+            if busy {
                 return;
             }
             if !one && self.now < since + TORN {
@@ -300,7 +307,7 @@ impl Core {
                 self.wake_at(since + TORN);
                 return;
             }
-        } else if self.handed_by_beat(slot, generation, floor) {
+        } else if busy || self.handed_by_beat(slot, generation, floor) {
             return;
         }
         let Some((cause, card)) = self.why(slot, owner.as_ref(), generation) else {
@@ -485,9 +492,6 @@ impl Core {
                 self.backoff(slot, false);
                 if let Some(local) = self.slots.get_mut(&slot) {
                     local.alternate = !local.alternate;
-                    if self.settings.broken == Broken::NoRetry {
-                        local.retry = Boot::MAX;
-                    }
                 }
             }
             Err(_) => self.backoff(slot, false),

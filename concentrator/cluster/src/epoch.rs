@@ -192,7 +192,19 @@ impl Core {
         let Some(seen) = self.view.slots.get(&slot) else {
             return;
         };
-        if !self.view.is_unraised(seen) {
+        let (one, ours, raised) = (
+            seen.is_of_one_write(),
+            seen.owner.value.as_ref() == Some(&self.process),
+            seen.generation(),
+        );
+        if !self.view.is_unraised(seen) && ours {
+            // Done, and its answer is still under way, or lost. Half of it told says nothing yet.
+            if one {
+                self.kept(slot, raised, self.view.epoch());
+            }
+            return;
+        }
+        if !self.view.is_unraised(seen) && seen.is_whole() && !self.is_busy(slot) {
             self.put_down(slot, "another node took it in the new epoch");
             return;
         }
@@ -256,16 +268,20 @@ impl Core {
         outcome: Result<bool, StoreError>,
     ) {
         self.backoff(slot, outcome == Ok(true));
-        if outcome != Ok(true) {
-            return;
+        if outcome == Ok(true) {
+            self.kept(slot, generation, epoch);
         }
+    }
+
+    /// The slot is ours in the new epoch, too: tells the shell.
+    fn kept(&mut self, slot: u8, generation: u64, epoch: u64) {
         let lease = self.lease.id;
         self.see_generation(slot, generation);
         let Some(local) = self.slots.get_mut(&slot) else {
             return;
         };
         local.floor = local.floor.max(generation);
-        let State::Held(held) = &mut local.state else {
+        let Some(held) = local.held_mut().filter(|held| held.generation < generation) else {
             return;
         };
         (held.generation, held.epoch, held.lease) = (generation, epoch, lease);

@@ -337,7 +337,7 @@ impl Core {
             return;
         };
         let Some(held) = local.held() else { return };
-        if local.forced {
+        if local.forced || self.settings.broken == Broken::Stubborn {
             return;
         }
         let (generation, epoch) = (held.generation, held.epoch);

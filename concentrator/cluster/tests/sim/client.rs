@@ -105,6 +105,7 @@ impl World {
 
     /// An answer comes.
     pub fn answer(&mut self, index: usize, store: u64, session: u64, id: u64, answer: u64) {
+        self.trace(|| format!("client {index} gets {answer:x} to request {id} of {session:x}"));
         self.checker
             .answered(self.now, index, (store, session), id, answer);
         let (now, pause) = (self.now, self.random.ms(100.0, 900.0));

@@ -75,6 +75,7 @@ impl World {
             return;
         };
         flight.applied = true;
+        let given_up = flight.given_up;
         let alive = self.nodes[node].life == life && self.nodes[node].core.is_some();
         let old = alive && self.nodes[node].identity != self.etcd.identity;
         if old {
@@ -101,7 +102,9 @@ impl World {
                     }),
                     false => self.commit(node, &txn),
                 };
-                if !lost {
+                if given_up {
+                    self.requests.remove(&id);
+                } else if !lost {
                     self.requests.remove(&id);
                     self.after(
                         after,

@@ -22,6 +22,7 @@ mod faults;
 mod link;
 mod random;
 mod run;
+mod scenes;
 mod shell;
 mod world;
 

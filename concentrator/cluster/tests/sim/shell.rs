@@ -20,6 +20,7 @@ pub enum Job {
     Session {
         slot: u8,
         generation: u64,
+        round: u64,
         session: Session,
         reply: bool,
         replaces: Vec<u64>,
@@ -52,6 +53,10 @@ pub struct Serving {
     pub up: bool,
     pub frozen: bool,
     pub asked_to_freeze: bool,
+    /// All records are being written again: nothing else is.
+    pub rewriting: bool,
+    /// Answers to writes of before, or of an earlier tenure, do not count.
+    pub round: u64,
     pub sessions: BTreeMap<u64, Live>,
 }
 
@@ -67,6 +72,8 @@ impl World {
                 .fail(self.now, format!("order: {process} serves slot {slot} twice"));
         }
         let fence = self.fence(node, slot);
+        self.serial += 1;
+        let round = self.serial;
         self.nodes[node].slots.insert(
             slot,
             Serving {
@@ -75,6 +82,8 @@ impl World {
                 up: false,
                 frozen: false,
                 asked_to_freeze: false,
+                rewriting: false,
+                round,
                 sessions: BTreeMap::new(),
             },
         );
@@ -265,6 +274,8 @@ impl World {
     }
 
     fn rewrite(&mut self, node: usize, slot: u8, generation: u64, fence: &Fence) {
+        self.serial += 1;
+        let round = self.serial;
         let stale: Vec<String> = {
             let prefix = keys::records(slot);
             self.etcd
@@ -278,6 +289,8 @@ impl World {
         let Some(serving) = self.nodes[node].slots.get_mut(&slot) else {
             return;
         };
+        serving.rewriting = true;
+        serving.round = round;
         let mut txn = fence.apply(Txn::new());
         for live in serving.sessions.values_mut() {
             // What may be used is what was ever reserved.
@@ -307,7 +320,7 @@ impl World {
         let Some(serving) = state.slots.get_mut(&slot) else {
             return;
         };
-        if !may || !serving.up || serving.frozen {
+        if !may || !serving.up || serving.frozen || serving.rewriting {
             return;
         }
         let (generation, fence) = (serving.generation, serving.fence.clone());
@@ -377,6 +390,12 @@ impl World {
                     ceiling: BLOCK,
                     ceiling_generation: generation,
                 };
+                // Nothing is written of those that it replaces while it is.
+                for id in &replaces {
+                    if let Some(live) = serving.sessions.get_mut(id) {
+                        live.busy = true;
+                    }
+                }
                 // Its address is taken from here on.
                 serving.sessions.insert(
                     session,
@@ -409,15 +428,21 @@ impl World {
         reply: bool,
         replaces: Vec<u64>,
     ) {
+        self.trace(|| format!("n{node} slot {slot} {generation} writes {session:x?}"));
         let mut txn = fence
             .apply(Txn::new())
             .put(keys::record(slot, session.id), session.write());
         for id in &replaces {
             txn = txn.delete(keys::record(slot, *id));
         }
+        let round = self.nodes[node]
+            .slots
+            .get(&slot)
+            .map_or(0, |serving| serving.round);
         self.write(
             node,
             Job::Session {
+                round,
                 slot,
                 generation,
                 session,
@@ -430,6 +455,7 @@ impl World {
 
     /// A write of the shell was answered.
     pub fn written(&mut self, node: usize, job: Job, txn: Txn, outcome: Result<TxnOutcome, StoreError>) {
+        self.trace(|| format!("n{node} {job:x?}: {outcome:?}"));
         let (slot, generation) = match &job {
             Job::Session { slot, generation, .. }
             | Job::Clean { slot, generation }
@@ -443,8 +469,10 @@ impl World {
                 // Tried again until it is known, as long as the slot is ours.
                 if self.serving(node, slot, generation).is_some() {
                     self.write(node, job, txn);
+                    return;
                 }
-                return;
+                // It has another generation by now: what its fence was for is asked for again.
+                false
             }
         };
         match job {
@@ -452,8 +480,16 @@ impl World {
                 session,
                 reply,
                 replaces,
+                round,
                 ..
             } => {
+                if self.nodes[node]
+                    .slots
+                    .get(&slot)
+                    .is_some_and(|serving| serving.round != round)
+                {
+                    return;
+                }
                 if committed && reply {
                     let after = self.random.ms(0.2, 2.0);
                     let (client, id, answer) = (session.client, session.request, session.answer);
@@ -504,6 +540,11 @@ impl World {
                         live.session = session;
                     }
                 } else {
+                    for id in replaces {
+                        if let Some(live) = serving.sessions.get_mut(&id) {
+                            live.busy = false;
+                        }
+                    }
                     match serving.sessions.get_mut(&session.id) {
                         Some(live) if live.session.key == 0 => {
                             serving.sessions.remove(&session.id);
@@ -524,6 +565,7 @@ impl World {
             }
             Job::Rewrite { .. } => {
                 if let Some(serving) = self.serving(node, slot, generation) {
+                    serving.rewriting = false;
                     for live in serving.sessions.values_mut() {
                         live.busy = false;
                         if committed && live.session.key == 0 {
@@ -538,7 +580,12 @@ impl World {
                 self.maybe_frozen(node, slot);
             }
             Job::Raise { .. } => {
-                if committed && let Some(serving) = self.serving(node, slot, generation) {
+                let owner = self.etcd.text(&keys::owner(slot));
+                let raised = self.etcd.number(&keys::generation(slot)) == generation + 1
+                    && owner == Some(self.process(node));
+                if (committed || raised)
+                    && let Some(serving) = self.serving(node, slot, generation)
+                {
                     serving.generation = generation + 1;
                     for live in serving.sessions.values_mut() {
                         live.iv_generation = generation + 1;
@@ -595,14 +642,19 @@ impl World {
     }
 
     fn slot_packets(&mut self, node: usize, slot: u8) {
-        let reached = self.node_at(slot) == Some(node);
+        let (reached, is_static) = (self.node_at(slot) == Some(node), self.nodes[node].is_static);
         let name = self.nodes[node].name.clone();
         let Some(serving) = self.nodes[node].slots.get_mut(&slot).filter(|serving| serving.up) else {
             return;
         };
         let (generation, fence, frozen) = (serving.generation, serving.fence.clone(), serving.frozen);
+        let rewriting = serving.rewriting;
         let (mut sent, mut reserve) = (Vec::new(), Vec::new());
         for live in serving.sessions.values_mut().filter(|live| live.session.key != 0) {
+            if is_static && live.counter + 2 > live.limit {
+                // Ceilings are for the next owner's sake; nobody takes anything now.
+                live.limit += BLOCK;
+            }
             for _ in 0..2 {
                 if live.counter <= live.limit && live.limit > 0 {
                     sent.push((
@@ -614,7 +666,7 @@ impl World {
                     live.counter += 1;
                 }
             }
-            if live.counter + BLOCK / 2 > live.limit && !live.busy && !frozen {
+            if live.counter + BLOCK / 2 > live.limit && !live.busy && !frozen && !rewriting {
                 live.busy = true;
                 reserve.push(Session {
                     ceiling: live.limit + 1 + BLOCK,
