@@ -259,11 +259,41 @@ impl Scene {
         if !self.slots_of(node).is_empty() {
             return Ok(());
         }
-        let from = self.owner(0)?;
-        self.vpnctl(from, &["cluster", "move", "0", &node_name(node), "--wait"])?;
-        wait_for("the slot to be there", Duration::from_secs(10), || {
-            Ok(self.world.holders_of(0) == [node])
+        // A node that has just started is given slots by the others, or may take one when it has settled.
+        wait_for("the node to have a slot", Duration::from_secs(20), || {
+            if self.slots_of(node).is_empty() {
+                let from = self.owner(0)?;
+                self.vpnctl(from, &["cluster", "move", "0", &node_name(node)])?;
+            }
+            Ok(!self.slots_of(node).is_empty())
         })
+    }
+
+    /// Logs real clients in anew whose tunnel is gone for good, so that one loss is not counted again with every fault
+    /// that follows; says whose.
+    pub fn revive(&mut self) -> Result<Vec<String>> {
+        let mut revived = Vec::new();
+        let indices: Vec<usize> = self.clients.iter().map(|c| c.index).collect();
+        for index in indices {
+            let name = format!("client{index}");
+            let well = |s: &Source| s.name != name || s.expect_up(Duration::from_secs(1)).is_ok();
+            if self.sources.iter().all(well) {
+                continue;
+            }
+            let state = self.clients.iter().find(|c| c.index == index).map(|c| {
+                let log = c.swan.log();
+                let lines: Vec<&str> = log.lines().collect();
+                lines[lines.len().saturating_sub(12)..].join("\n      ")
+            });
+            self.clients.retain(|c| c.index != index);
+            self.sources.retain(|s| s.name != name);
+            self.usual_client(index)?;
+            revived.push(format!(
+                "{name} had to be logged in anew; its log ended with\n      {}",
+                state.unwrap_or_default()
+            ));
+        }
+        Ok(revived)
     }
 
     /// What all sources tell since a mark.

@@ -64,6 +64,7 @@ pub fn percentile(descending: &[f64], percent: f64) -> f64 {
 /// Lets a fault happen and looks at everything afterwards. An error means that the rig itself failed.
 pub fn run(scene: &mut Scene, fault: &Fault, random: &mut Random) -> Result<Trial> {
     let mut wrong = Vec::new();
+    let mut lost = false;
     scene.expect_flows(WELL_AGAIN)?;
     if let Err(error) = scene.expect_calm(CALM) {
         wrong.push(format!("before the fault: {error}"));
@@ -83,6 +84,7 @@ pub fn run(scene: &mut Scene, fault: &Fault, random: &mut Random) -> Result<Tria
     wrong.extend(hit.wrong);
     if let Err(error) = scene.expect_flows(WELL_AGAIN) {
         wrong.push(format!("S15: {error:#}"));
+        lost = true;
     }
     std::thread::sleep(Duration::from_millis(300));
     let silences = scene.since("fault")?;
@@ -106,7 +108,11 @@ pub fn run(scene: &mut Scene, fault: &Fault, random: &mut Random) -> Result<Tria
         moves,
         wrong,
     };
-    judge(scene, trial, &before)
+    let mut trial = judge(scene, trial, &before)?;
+    if lost {
+        trial.wrong.extend(scene.revive()?);
+    }
+    Ok(trial)
 }
 
 fn judge(scene: &mut Scene, mut trial: Trial, before: &[u64]) -> Result<Trial> {

@@ -59,10 +59,7 @@ fn move_slot(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
     let slot = u8::try_from(random.below(usize::from(scene.world.plan.slots)))?;
     let from = scene.owner(slot)?;
     let to = (from + 1 + random.below(scene.nodes.len() - 1)) % scene.nodes.len();
-    scene.vpnctl(
-        from,
-        &["cluster", "move", &slot.to_string(), &node_name(to), "--wait"],
-    )?;
+    scene.vpnctl(from, &["cluster", "move", &slot.to_string(), &node_name(to)])?;
     wait_for("the slot to be there", Duration::from_secs(5), || {
         Ok(scene.world.holders_of(slot) == [to])
     })?;
@@ -75,7 +72,7 @@ fn move_slot(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
 
 fn drain(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
     let (node, slots) = victim(scene, random)?;
-    scene.vpnctl(node, &["cluster", "drain", "--wait"])?;
+    scene.vpnctl(node, &["cluster", "drain"])?;
     let mut hit = Hit::slots(
         slots.clone(),
         format!("drain {} ({} slots)", node_name(node), slots.len()),
@@ -94,7 +91,7 @@ fn drain(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
 
 fn leave(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
     let (node, slots) = victim(scene, random)?;
-    scene.vpnctl(node, &["cluster", "leave", "--wait"])?;
+    scene.vpnctl(node, &["cluster", "leave"])?;
     wait_for("the node to be empty", Duration::from_secs(10), || {
         Ok(scene.slots_of(node).is_empty())
     })?;
