@@ -282,24 +282,30 @@ impl Work<'_> {
         let deletes = gone.into_iter().map(|key| (key.as_str(), None));
         let changes: Vec<Change<'_>> = puts.chain(deletes).collect();
         let mut fence = present.fence;
-        for chunk in chunks(&changes) {
+        let groups = chunks(&changes);
+        for (index, chunk) in groups.iter().enumerate() {
             let mut txn = Txn::new().when(FENCE, fence);
-            for (key, value) in chunk {
+            for (key, value) in *chunk {
                 txn = match value {
                     Some(value) => txn.put(*key, *value),
                     None => txn.delete(*key),
                 };
             }
-            // Who has seen the fence has seen what it was written with.
-            let done = self.store.txn(txn.put(FENCE, "")).await;
-            let done = done.map_err(|error| of_store(&error))?;
+            // Who has seen the fence has seen what it was written with; without one there is no configuration yet.
+            let complete = fence != Expect::Absent || index + 1 == groups.len();
+            if complete {
+                txn = txn.put(FENCE, "");
+            }
+            let done = self.store.txn(txn).await.map_err(|error| of_store(&error))?;
             if !done.committed {
                 return Err(BackendError::Unavailable(
                     "the configuration was changed by somebody else meanwhile: run the restore again"
                         .to_owned(),
                 ));
             }
-            fence = Expect::Revision(done.revision);
+            if complete {
+                fence = Expect::Revision(done.revision);
+            }
         }
         Ok(())
     }

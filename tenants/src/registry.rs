@@ -4,6 +4,7 @@
 //! change goes to the store first, compared with the fence that every change writes, and is then published; changes of
 //! other writers come by a watch.
 
+mod back;
 mod change;
 mod shares;
 mod sync;

@@ -296,6 +296,7 @@ mod tests {
             "undrain a",
             "move 3 b",
             "move 3 b --wait-secs 5",
+            "drain --wait",
             "leave",
             "join",
             "forget c",
@@ -315,6 +316,7 @@ mod tests {
             "forget",
             "backup",
             "drain --no-wait --wait-secs 5",
+            "drain --wait --no-wait",
         ] {
             let all = ["vpnctl", "cluster"].into_iter().chain(words.split_whitespace());
             assert!(Cli::try_parse_from(all).is_err(), "{words}");

@@ -37,6 +37,11 @@ impl Pool {
         self.book().forget_share(share);
     }
 
+    /// The store's revisions begin again: what is in use stays so, everything else is read when it is needed.
+    pub(crate) fn store_went_back(&self) {
+        self.book().store_went_back();
+    }
+
     /// Reads the leases of a share unless they are known.
     pub(super) async fn make_loaded(&self, share: Share) -> Result<(), StoreError> {
         if self.book().is_loaded(share) {

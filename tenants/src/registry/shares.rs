@@ -17,6 +17,9 @@ const READERS: usize = 16;
 /// The audit trail is listed again at least so often.
 const TRAIL_RELIST: Duration = Duration::from_secs(600);
 
+/// Before the trail is followed again.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// A share's part of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolBlock {
@@ -49,7 +52,7 @@ impl Registry {
             .collect()
     }
 
-    fn all_pools(&self) -> Vec<Arc<Pool>> {
+    pub(super) fn all_pools(&self) -> Vec<Arc<Pool>> {
         self.pools.iter().map(|pool| Arc::clone(pool.value())).collect()
     }
 
@@ -96,17 +99,21 @@ impl Registry {
 
 /// Takes in the audit records of other nodes until the registry is gone.
 pub(super) fn follow_trail(registry: &Arc<Registry>) {
-    let changes = store::follow(Arc::clone(&registry.store), AUDIT, Some(TRAIL_RELIST));
-    tokio::spawn(run(Arc::downgrade(registry), changes));
+    tokio::spawn(run(Arc::downgrade(registry)));
 }
 
-async fn run(registry: Weak<Registry>, mut changes: futures::stream::BoxStream<'static, Change>) {
-    while let Some(change) = changes.next().await {
-        let Some(registry) = registry.upgrade() else {
-            return;
-        };
-        if let Change::Event(event) = change {
-            registry.trail.take_event(&event.key, event.value.as_deref());
+async fn run(registry: Weak<Registry>) {
+    while let Some(store) = registry.upgrade().map(|registry| Arc::clone(&registry.store)) {
+        let mut changes = store::follow(store, AUDIT, Some(TRAIL_RELIST));
+        while let Some(change) = changes.next().await {
+            let Some(registry) = registry.upgrade() else {
+                return;
+            };
+            if let Change::Event(event) = change {
+                registry.trail.take_event(&event.key, event.value.as_deref());
+            }
         }
+        // The store went back in time: it is followed anew.
+        tokio::time::sleep(PAUSE).await;
     }
 }

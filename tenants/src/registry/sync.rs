@@ -93,8 +93,16 @@ async fn reload(registry: &Weak<Registry>) -> Option<WatchStream> {
 }
 
 async fn reload_once(registry: &Registry) -> Result<WatchStream, StoreError> {
+    // What is listed from here on holds at least what is known already.
+    let known = registry.snapshot.load_full();
     let (states, revision, fence) = load(&*registry.store).await?;
-    registry.replace(states, revision, fence);
+    if registry.shared && (fence < known.fence || revision < known.revision) {
+        // A change of ours that is on its way belongs to the store as it was.
+        let _writing = registry.writing.lock().await;
+        registry.store_went_back(states, revision, fence).await?;
+    } else {
+        registry.replace(states, revision, fence);
+    }
     registry.store.watch(CONFIG, Some(revision + 1)).await
 }
 
@@ -159,13 +167,22 @@ impl Registry {
         );
     }
 
-    /// Publishes a whole new state.
+    /// Publishes a whole new state, unless a newer one is known.
     fn replace(&self, states: States, revision: Revision, fence: Option<Revision>) {
         let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.snapshot.load_full();
-        if revision < before.revision {
-            return;
+        if revision >= self.snapshot.load().revision {
+            self.install_all(states, revision, fence);
         }
+    }
+
+    /// Publishes a whole new state although what is known has a higher revision: of a store that went back.
+    pub(super) fn replace_for_good(&self, states: States, revision: Revision, fence: Option<Revision>) {
+        let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.install_all(states, revision, fence);
+    }
+
+    fn install_all(&self, states: States, revision: Revision, fence: Option<Revision>) {
+        let before = self.snapshot.load_full();
         let names: BTreeSet<&String> = before.states.keys().chain(states.keys()).collect();
         let mut ids = Vec::new();
         let mut merged = states.clone();

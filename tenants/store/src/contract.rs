@@ -44,6 +44,7 @@ pub async fn run(factory: &dyn Factory) {
     keys_are_ranges_without_values(&*store).await;
     prefixes_are_deleted(&*store).await;
     watches_are_ordered_and_resume(&*store).await;
+    events_of_a_transaction_keep_its_order(&*store).await;
     watches_see_only_their_prefix(&*store).await;
     following_lists_and_watches(Arc::clone(&store)).await;
     leases_expire(&*store, factory).await;
@@ -340,6 +341,25 @@ async fn watches_are_ordered_and_resume(store: &dyn Store) {
         later,
         "and goes on with what happens"
     );
+}
+
+/// Who writes a fence last tells with it that all the rest has been told.
+async fn events_of_a_transaction_keep_its_order(store: &dyn Store) {
+    let prefix = "contract/order/";
+    let mut watch = store.watch(prefix, None).await.unwrap();
+    let key = |name: &str| format!("{prefix}{name}");
+    put(store, &key("b"), b"there").await;
+    let txn = Txn::new()
+        .put(key("z"), "1")
+        .put(key("a"), "1")
+        .delete(key("b"))
+        .put(key("m"), "1")
+        .put(key(".fence"), "1");
+    store.txn(txn).await.unwrap();
+    let events = take(&mut watch, 6).await;
+    let told: Vec<&String> = events.iter().skip(1).map(|event| &event.key).collect();
+    let expected = ["z", "a", "b", "m", ".fence"].map(key);
+    assert_eq!(told, expected.iter().collect::<Vec<_>>());
 }
 
 async fn watches_see_only_their_prefix(store: &dyn Store) {

@@ -74,8 +74,11 @@ pub(crate) struct SlotsArguments {
 /// Whether to wait for the end of an order.
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
+    /// Wait until it is done, which is the default.
+    #[arg(long)]
+    pub(crate) wait: bool,
     /// Do not wait until it is done.
-    #[arg(long, conflicts_with = "wait_secs")]
+    #[arg(long, conflicts_with_all = ["wait", "wait_secs"])]
     pub(crate) no_wait: bool,
     /// Wait at most so long; the order stays in force.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]

@@ -100,4 +100,22 @@ impl Book {
         }
         self.lane(share.index).loaded = true;
     }
+
+    /// Forgets every revision: leases in use stay, all others go, and every lane is read again before it is used.
+    pub(in crate::pool) fn store_went_back(&mut self) {
+        let unused: Vec<IpAddr> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.state != State::InUse)
+            .map(|(address, _)| *address)
+            .collect();
+        for address in unused {
+            self.take_out(address);
+        }
+        for lease in self.leases.values_mut() {
+            lease.revision = None;
+        }
+        // Choices that are being written are of the store as it was.
+        self.lanes.clear();
+    }
 }

@@ -110,19 +110,26 @@ impl Footprints {
 /// A value and the lease it vanishes with.
 type Value = (Vec<u8>, Option<LeaseId>);
 
-/// The net effect of a branch: each key at most once.
+/// The net effect of a branch: each key at most once, in the order of their last writes, so that a watch tells them in
+/// that order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Effect {
     points: BTreeMap<String, Option<Value>>,
+    /// The place of each point's step.
+    order: BTreeMap<String, usize>,
     /// Begin and end of what is deleted, ends excluded.
     ranges: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Effect {
     pub(super) fn of(ops: &[Op]) -> Self {
-        let mut points = BTreeMap::new();
+        let (mut points, mut order) = (BTreeMap::new(), BTreeMap::new());
         let mut prefixes = Vec::new();
-        for op in ops {
+        for (place, op) in ops.iter().enumerate() {
+            match op {
+                Op::Put { key, .. } | Op::Delete { key } => drop(order.insert(key.clone(), place)),
+                Op::DeletePrefix { .. } => {}
+            }
             match op {
                 Op::Put { key, value, lease } => {
                     points.insert(key.clone(), Some((value.clone(), *lease)));
@@ -151,7 +158,11 @@ impl Effect {
             }
             ranges.push((begin, octets_behind(prefix.as_bytes())));
         }
-        Self { points, ranges }
+        Self {
+            points,
+            order,
+            ranges,
+        }
     }
 
     pub(super) fn steps(&self) -> usize {
@@ -174,7 +185,9 @@ impl Effect {
                 Some(DeleteOptions::new().with_range(end)),
             ));
         }
-        for (key, value) in self.points {
+        let mut points: Vec<_> = self.points.into_iter().collect();
+        points.sort_by_key(|(key, _)| self.order.get(key).copied());
+        for (key, value) in points {
             let key = below(key.as_bytes());
             ops.push(match value {
                 Some((value, lease)) => {
@@ -313,6 +326,24 @@ mod tests {
         assert_eq!(effect.steps(), 2);
         assert_eq!(effect.points["a"], Some((b"2".to_vec(), None)));
         assert_eq!(effect.points["b"], Some((b"3".to_vec(), None)));
+    }
+
+    #[test]
+    fn steps_keep_the_order_of_the_last_writes() {
+        let effect = Effect::of(&[
+            put("z", "1"),
+            put("a", "1"),
+            Op::Delete { key: "m".into() },
+            put("z", "2"),
+            put(".fence", ""),
+        ]);
+        let expected = vec![
+            TxnOp::put("r/a", "1", None),
+            TxnOp::delete("r/m", None),
+            TxnOp::put("r/z", "2", None),
+            TxnOp::put("r/.fence", "", None),
+        ];
+        assert_eq!(format!("{:?}", effect.ops("r/")), format!("{expected:?}"));
     }
 
     #[test]
