@@ -3,6 +3,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "tests"
@@ -199,4 +200,30 @@ fn a_node_that_only_believes_is_fenced() {
     }));
     assert_ne!(status.slots[0].owner, NODES[liar]);
     assert!(alice.alive(5 * SECOND), "{}", world.logs());
+}
+
+/// etcd loses everything while the nodes live: a new epoch begins, no generation is used again, alice goes on.
+#[test]
+fn a_wiped_etcd_is_a_new_epoch() {
+    if !in_world("a_wiped_etcd_is_a_new_epoch") {
+        return;
+    }
+    let (mut world, mut alice, _) = three_nodes(2);
+    let before = block_on(world.status(0));
+    world.wipe_etcd();
+    let after = block_on(world.until(0, "a new epoch", |status| {
+        status.epoch > before.epoch
+            && status.slots.iter().all(|slot| {
+                slot.state() == v1::ClusterSlotState::Serving && slot.generation > before.slots[0].generation
+            })
+    }));
+    assert!(after.slots.iter().all(|slot| slot.generation >= 256), "{after:?}");
+    assert!(alice.alive(10 * SECOND), "{}", world.logs());
+    alice.command(ike::Command::RekeyIke);
+    assert!(
+        alice.run(10 * SECOND, |alice| alice.rekeyed > 0),
+        "changes are durable again\n{}",
+        world.logs()
+    );
+    assert_eq!(alice.closed, None);
 }

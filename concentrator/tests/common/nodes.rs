@@ -140,6 +140,15 @@ impl World {
         assert!(old.is_none());
     }
 
+    /// Ends etcd and starts it with nothing in it.
+    pub fn wipe_etcd(&mut self) {
+        let mut child = self.etcd.take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        std::fs::remove_dir_all(self.folder.path().join("etcd")).unwrap();
+        self.start_etcd();
+    }
+
     fn configuration(&self, node: usize) -> PathBuf {
         let (name, number) = (NODES[node], node + 1);
         let folder = self.folder.path();
