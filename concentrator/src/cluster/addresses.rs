@@ -1,6 +1,6 @@
 //! The slots' addresses on this node's interfaces: one thread that adds, announces, removes and watches over them.
 //!
-//! **Invariant:** an address is added only while packets may be carried, and never for a generation that was dropped last.
+//! **Invariant:** an address is added only while packets may be carried, and never for a generation that was dropped.
 //!
 //! ```text
 //!  up ──► add ──► announce at 0, 200, 600, 1200 ms ──► look every second: put back what somebody removed
@@ -37,10 +37,6 @@ enum Order {
         reply: oneshot::Sender<Result<(), String>>,
     },
     Down {
-        slot: u8,
-        generation: u64,
-    },
-    Allow {
         slot: u8,
         generation: u64,
     },
@@ -109,12 +105,7 @@ impl Addresses {
             .unwrap_or_else(|_| Err("the node is ending".to_owned()))
     }
 
-    /// A generation may come up, whatever was dropped before: the core wants it served.
-    pub fn allow(&self, slot: u8, generation: u64) {
-        let _ = self.sender.send(Order::Allow { slot, generation });
-    }
-
-    /// Removes a slot's addresses; generations up to `generation` do not come up again.
+    /// Removes a slot's addresses; generations up to `generation` never come up again.
     pub fn down(&self, slot: u8, generation: u64) {
         let _ = self.sender.send(Order::Down { slot, generation });
     }
@@ -266,11 +257,6 @@ impl Keeper {
                     held.dropped = held.dropped.max(Some(generation));
                     held.up = None;
                     held.remove();
-                }
-            }
-            Order::Allow { slot, generation } => {
-                if let Some(held) = self.slots.get_mut(&slot) {
-                    held.dropped = held.dropped.filter(|dropped| *dropped < generation);
                 }
             }
             Order::Done(reply) => {

@@ -20,6 +20,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::pacemaker::Pacemaker;
+use super::secrets;
+use super::shared::Shared;
 
 /// Between two lists while all is well.
 const EVERY: Duration = Duration::from_secs(3);
@@ -38,6 +40,8 @@ pub struct Hints {
     pub slots: Vec<u8>,
     /// Rung when everything is to be told again.
     pub again: Arc<Notify>,
+    /// What all share.
+    pub shared: Arc<Shared>,
 }
 
 /// Why a round ends.
@@ -86,6 +90,7 @@ impl Hints {
                     Ok((found, revision)) => {
                         if !begun {
                             begun = true;
+                            self.keep_root().await;
                             self.pacemaker.input(Input::Listing);
                         }
                         stale = false;
@@ -135,6 +140,14 @@ impl Hints {
             self.pacemaker.input(Input::Stale);
         }
         None
+    }
+
+    /// A store that was wiped has lost the root secret as well, without which no node can start.
+    async fn keep_root(&self) {
+        let keys = self.shared.keys.load_full();
+        if let Err(error) = secrets::keep_root(&*self.store, &self.shared.root, &keys).await {
+            tracing::warn!(%error, "the root secret cannot be kept in the store");
+        }
     }
 
     /// True when everything is wanted again meanwhile.

@@ -277,9 +277,6 @@ impl Beat {
                     if let Output::Drop { slot, generation, .. } = &output {
                         self.parts.addresses.down(*slot, *generation);
                     }
-                    if let Output::Serve { slot, generation, .. } = &output {
-                        self.parts.addresses.allow(*slot, *generation);
-                    }
                     // Bounded by the core: a few for each slot, a lease and a transaction at a time.
                     let _ = self.parts.outputs.send(output);
                 }

@@ -184,6 +184,7 @@ impl Cluster {
             pacemaker: pacemaker.clone(),
             slots: section.slots.iter().map(|slot| slot.id).collect(),
             again,
+            shared: Arc::clone(&shared),
         };
         let tasks = vec![
             runtime.spawn(router.run(receiver)),

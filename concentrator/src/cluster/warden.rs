@@ -85,14 +85,9 @@ pub struct Way {
 impl Way {
     /// Tells the task. Bounded by the core, which waits for the answer to each.
     pub fn tell(&self, task: Task) {
-        match task {
-            Task::Drop(generation) => self.over.fetch_max(generation, Ordering::AcqRel),
-            // What the core wants served is not over, whatever was dropped before.
-            Task::Serve { generation, .. } => self
-                .over
-                .fetch_min(generation.saturating_sub(1), Ordering::AcqRel),
-            Task::Freeze(_) | Task::Thaw(_) | Task::Refence { .. } => 0,
-        };
+        if let Task::Drop(generation) = task {
+            self.over.fetch_max(generation, Ordering::AcqRel);
+        }
         let _ = self.sender.send(task);
     }
 }

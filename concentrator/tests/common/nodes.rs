@@ -283,6 +283,28 @@ impl World {
         provision(self.api(node).await, tenant, pool, users).await;
     }
 
+    /// Cuts a node off etcd and the other nodes' heartbeats on every path, or joins it again; clients still reach it.
+    pub fn cut_off(node: usize, off: bool) {
+        let name = NODES[node];
+        if !off {
+            return run(&format!("ip netns exec {name} nft delete table inet cut"));
+        }
+        run(&format!("ip netns exec {name} nft add table inet cut"));
+        for hook in ["input", "output"] {
+            run(&format!(
+                "ip netns exec {name} nft add chain inet cut {hook} {{ type filter hook {hook} priority 0 ; }}"
+            ));
+            for port in ["sport 2379", "dport 2379"] {
+                run(&format!(
+                    "ip netns exec {name} nft add rule inet cut {hook} tcp {port} drop"
+                ));
+            }
+            run(&format!(
+                "ip netns exec {name} nft add rule inet cut {hook} udp dport 4600 drop"
+            ));
+        }
+    }
+
     /// Whether an address is on an interface of a node.
     pub fn has_address(node: usize, address: &str) -> bool {
         let output = Command::new("ip")
