@@ -210,17 +210,14 @@ fn kill_9_and_restart() -> rig::Result<()> {
         1,
         "a new login"
     );
-    // Signs of life are in no record, so message IDs are synchronized (RFC 6311) once a client can no longer be waiting for
-    // an answer. An exchange under the new message ID follows, and both ways work.
+    // Signs of life are in no record, so message IDs are tried until the client answers. Not by RFC 6311: with AES-GCM
+    // strongSwan has no IV left for a second answer with message ID zero, and drops the IKE SA.
     let client = &scene.victim_client;
-    wait_for("the synchronization", Duration::from_secs(20), || {
-        Ok(client.count_in_log("requested MID sync") >= 1)
+    wait_for("an answer to a sign of life", Duration::from_secs(20), || {
+        Ok(client.count_in_log("generating INFORMATIONAL response") >= 1)
     })
     .map_err(|e| e.context(client.log()))?;
-    wait_for("an exchange after it", Duration::from_secs(5), || {
-        Ok(client.count_in_log("generating INFORMATIONAL response 4") >= 1)
-    })
-    .map_err(|e| e.context(client.log()))?;
+    assert_eq!(client.count_in_log("requested MID sync"), 0);
     scene.victim_client.control(&["--rekey", "--ike", "vpn"])?;
     scene.victim_client.control(&["--rekey", "--child", "net"])?;
     std::thread::sleep(Duration::from_millis(500));

@@ -6,8 +6,8 @@
 //! ```text
 //!  the peer's requests   gap: an ID ahead of ours is accepted, one behind never. What is replayed lies behind the next
 //!                        genuine request, so the gap only ever closes from below, and a replay cannot shut the peer out
-//!  our requests          RFC 6311 agreed:  Waiting ──► Syncing ──► Confirming ──► done
-//!                        otherwise:        Waiting ──► Probing ──► done
+//!  our requests          RFC 6311 agreed, and IVs at random:  Waiting ──► Syncing ──► Confirming ──► done
+//!                        otherwise:                           Waiting ──► Probing ──► done
 //! ```
 //!
 //! *Syncing* (`sync`) tells the peer a message ID far above all that we may have used. Each attempt is another request, with a
@@ -123,6 +123,7 @@ impl Core {
         for link in std::iter::once(&mut self.current).chain(&mut self.others) {
             link.window.gap = true;
         }
+        let synchronizes = self.synchronizes();
         let window = &mut self.current.window;
         let mut sent = Vec::new();
         let unimportant = |task: &Task| matches!(task, Task::Liveness | Task::Report);
@@ -148,10 +149,10 @@ impl Core {
             .pending
             .as_ref()
             .is_some_and(|pending| window.next_send > pending.id.saturating_add(1));
-        let settle = self.mid_sync && self.restored_age < FRESH_RECORD && window.answered.is_some();
+        let settle = synchronizes && self.restored_age < FRESH_RECORD && window.answered.is_some();
         let wait = if settle { SETTLE } else { Duration::ZERO };
         let until = now + wait + lifetimes::jitter(SPREAD, &mut *self.context.random);
-        let stage = if sent.is_empty() || self.mid_sync {
+        let stage = if sent.is_empty() || synchronizes {
             Stage::Waiting {
                 until,
                 latest: until + SETTLE * 2,
@@ -171,10 +172,17 @@ impl Core {
         }
     }
 
+    /// Whether we synchronize after a takeover: agreed, and not with a counter-mode cipher. strongSwan makes its IVs from the
+    /// message ID there, and its answer with message ID zero has none left as soon as it has used two of them out of order:
+    /// it then drops the IKE SA without a word. Trying costs a peer nothing, since a checkpoint lags by a second.
+    fn synchronizes(&self) -> bool {
+        self.mid_sync && !self.current.suite.suite.is_counter_mode()
+    }
+
     /// The peer gets the answer to a request of its own before it is synchronized, which would make it forget the request.
     pub(super) fn let_settle(&mut self, now: Instant, id: LinkId) {
-        if self.mid_sync
-            && id == self.current.id
+        let applies = self.synchronizes() && id == self.current.id;
+        if applies
             && let Some(Takeover {
                 stage: Stage::Waiting { until, latest },
                 ..
@@ -204,7 +212,7 @@ impl Core {
             return;
         }
         match self.takeover.as_ref().map(|takeover| &takeover.stage) {
-            Some(Stage::Waiting { .. }) if !self.mid_sync => {
+            Some(Stage::Waiting { .. }) if !self.synchronizes() => {
                 let first = self.current.window.next_send;
                 self.set_stage(Stage::Probing {
                     first,

@@ -117,6 +117,7 @@ fn run(plan: &Plan) -> Outcome {
         seed: plan.seed,
         timing,
         message_id_sync: plan.sync,
+        random_ivs: plan.sync,
         max_children: 40,
         ..Setup::default()
     };

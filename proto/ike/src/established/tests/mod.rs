@@ -34,7 +34,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crypto::{Cipher, Group, Opener, Prf, Random, Sealer, Secret, SeededRandom, Suite};
+use crypto::{Cipher, Group, Integrity, Opener, Prf, Random, Sealer, Secret, SeededRandom, Suite};
 use ip::Selector;
 
 use super::children::State;
@@ -103,6 +103,15 @@ fn suite() -> IkeSuite {
     }
 }
 
+/// A suite whose IVs do not come from a counter.
+fn random_ivs() -> IkeSuite {
+    let cipher = Cipher::AesCbc { key_bits: 256 };
+    IkeSuite {
+        suite: Suite::new(cipher, Some(Integrity::HmacSha256_128)).unwrap(),
+        ..suite()
+    }
+}
+
 fn child_proposal(groups: &[Group]) -> ChildProposal {
     ChildProposal {
         protocol: ProtocolId::ESP,
@@ -113,10 +122,10 @@ fn child_proposal(groups: &[Group]) -> ChildProposal {
     }
 }
 
-fn ike_proposal(groups: &[Group]) -> IkeProposal {
+fn ike_proposal(suite: IkeSuite, groups: &[Group]) -> IkeProposal {
     IkeProposal {
-        ciphers: vec![Cipher::AesGcm16 { key_bits: 256 }],
-        integrities: Vec::new(),
+        ciphers: vec![suite.suite.cipher],
+        integrities: suite.suite.integrity.into_iter().collect(),
         prfs: vec![Prf::HmacSha256],
         groups: groups.to_vec(),
     }
@@ -143,7 +152,7 @@ impl Side {
             ..Spis::default()
         });
         let nonce = Arc::new(Mutex::new(None));
-        let ike = suite();
+        let ike = if setup.random_ivs { random_ivs() } else { suite() };
         let keys = IkeKeys::derive(
             &Secret::from(vec![9; 32]),
             ike,
@@ -152,7 +161,7 @@ impl Side {
             Spi(0x1111),
             Spi(0x2222),
         );
-        let child_suite = ike.suite;
+        let child_suite = suite().suite;
         let (keys_in, keys_out) =
             child_keymat(ike.prf, &keys.sk_d, None, &[1; 32], &[2; 32], child_suite).for_role(role);
         let first = |side: u8| u32::from(side) << 16 | 0x100;
@@ -209,7 +218,7 @@ impl Side {
                 rekey: setup.rekey,
                 max_children: setup.max_children,
             },
-            proposals: vec![ike_proposal(&pick(&setup.ike_groups))],
+            proposals: vec![ike_proposal(ike, &pick(&setup.ike_groups))],
             child: Some(child.clone()),
             ike_lifetime: setup.ike_life,
             liveness: setup.liveness,

@@ -119,6 +119,8 @@ pub(in crate::established) struct Setup {
     pub(in crate::established) timing: Timing,
     pub(in crate::established) max_children: u16,
     pub(in crate::established) message_id_sync: bool,
+    /// IKE messages under AES-CBC: with counter modes nobody synchronizes after a takeover.
+    pub(in crate::established) random_ivs: bool,
     pub(in crate::established) seed: u64,
 }
 
@@ -137,6 +139,7 @@ impl Default for Setup {
             timing: Timing::default(),
             max_children: 8,
             message_id_sync: true,
+            random_ivs: false,
             seed: 1,
         }
     }

@@ -1,6 +1,6 @@
 //! Message IDs after a takeover, synchronized: both roles, what is lost, repeated, forgotten on the way.
 
-use super::takeover::{check_both_ways, ids, lagging};
+use super::takeover::{check_both_ways, ids, lagging, lagging_of};
 use super::*;
 use crate::established::sync::SyncData;
 use crate::wire::Notify;
@@ -229,7 +229,10 @@ fn the_examples_of_the_rfc() {
         ((2, 3), (4, 5), (4, 5)),
         ((2, 5), (2, 4), (5, 4)),
     ] {
-        let mut pair = Pair::new();
+        let mut pair = Pair::with(&Setup {
+            random_ivs: true,
+            ..Setup::default()
+        });
         let window = &mut pair.a.core.current.window;
         (window.next_send, window.next_recv) = peer;
         let letter = zero_request(&mut pair, &[sync_payload(asked.0, asked.1)]);
@@ -246,7 +249,10 @@ fn the_examples_of_the_rfc() {
 
 #[test]
 fn an_answer_that_the_peer_may_be_waiting_for_comes_before_a_synchronization() {
-    let mut pair = Pair::new();
+    let mut pair = Pair::with(&Setup {
+        random_ivs: true,
+        ..Setup::default()
+    });
     pair.rekey_a();
     let request = pair.hold_a();
     pair.give_b(&request);
@@ -329,4 +335,18 @@ fn an_ike_rekey_that_the_peer_forgot_is_taken_back() {
     assert_eq!(pair.a.core.spi_i(), pair.b.core.spi_i());
     assert_eq!(pair.a.ike_rekeyed.len(), 1);
     check_both_ways(&mut pair);
+}
+
+#[test]
+fn with_a_counter_mode_cipher_the_ids_are_tried_although_a_synchronization_was_agreed() {
+    for (from_a, from_b) in [(0, 0), (1, 0), (0, 1), (3, 2), (2, 5)] {
+        let (mut pair, record) = lagging_of(&Setup::default(), from_a, from_b);
+        assert!(pair.b.core.supports_message_id_sync());
+        pair.b.take_over(pair.now, record, None, 2, Timing::default());
+        pair.pass(Duration::from_secs(30));
+        assert_eq!(pair.b.core.counters().message_id_syncs, 0);
+        assert_eq!(pair.a.core.counters().message_id_syncs, 0);
+        assert!(pair.b.core.takeover.is_none(), "{from_a} {from_b}");
+        check_both_ways(&mut pair);
+    }
 }

@@ -35,6 +35,7 @@ impl Side {
 pub(super) fn setup(message_id_sync: bool) -> Setup {
     Setup {
         message_id_sync,
+        random_ivs: message_id_sync,
         ..Setup::default()
     }
 }
@@ -46,7 +47,12 @@ pub(super) fn ids(side: &Side) -> (u32, u32) {
 
 /// A gateway (B) and its client after exchanges of liveness that no record knows of; the record is of the beginning.
 pub(super) fn lagging(message_id_sync: bool, from_a: u32, from_b: u32) -> (Pair, (CoreSnapshot, Instant)) {
-    let mut pair = Pair::with(&setup(message_id_sync));
+    lagging_of(&setup(message_id_sync), from_a, from_b)
+}
+
+/// As [`lagging`], of any pair.
+pub(super) fn lagging_of(setup: &Setup, from_a: u32, from_b: u32) -> (Pair, (CoreSnapshot, Instant)) {
+    let mut pair = Pair::with(setup);
     let record = pair.b.core.snapshot(pair.now).unwrap();
     let at = pair.now;
     for _ in 0..from_a {
