@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::{Config, Domain, DomainReport, MAX_WORKERS};
+use crate::config::{Config, Domain, DomainReport, MAX_SLOTS, MAX_WORKERS};
 use crate::forward::{Envelope, Kind};
 use crate::forward_io::ForwardPort;
 use crate::handover::Mailbox;
-use crate::message::WorkerEvent;
+use crate::message::{WorkerCommand, WorkerEvent};
 use crate::routes::Owners;
 use crate::shard::DomainFacts;
 use crate::sys::netlink::{self, Netlink};
@@ -108,6 +108,8 @@ pub struct Holder {
     mailboxes: Arc<[Mailbox]>,
     owners: Arc<Owners>,
     state: Mutex<State>,
+    /// By slot: where its owner takes what came to the wrong node.
+    slot_owners: Mutex<[Option<SocketAddr>; MAX_SLOTS as usize]>,
 }
 
 #[derive(Default)]
@@ -156,6 +158,7 @@ impl Holder {
             mailboxes: mailboxes.into(),
             owners: Arc::default(),
             state: Mutex::default(),
+            slot_owners: Mutex::new([None; MAX_SLOTS as usize]),
         })
     }
 
@@ -343,6 +346,11 @@ impl Holder {
         };
         let queues = state.domains.values().filter_map(|d| d.queue_of(index)).collect();
         let (running, handle) = worker::start(seat, queues, events)?;
+        for (slot, to) in (0..).zip(*self.slot_owners()) {
+            if to.is_some() {
+                running.control(Some(Control::Command(WorkerCommand::Forward { slot, to })));
+            }
+        }
         state.running.insert(index, running);
         Ok(handle)
     }
@@ -352,6 +360,40 @@ impl Holder {
         let running = self.state().running.remove(&index);
         // Dropped outside the lock: the thread may want to deliver events first.
         drop(running);
+    }
+
+    /// Says where what comes here for a slot of another node is sent on to ([`Forward::listen`](crate::Forward) of its
+    /// owner), or that it is not. Every worker is told, also one that starts later.
+    pub fn forward_slot(&self, slot: u8, to: Option<SocketAddr>) {
+        let state = self.state();
+        {
+            let mut owners = self.slot_owners();
+            match owners.get_mut(usize::from(slot)) {
+                Some(known) if *known != to => *known = to,
+                _ => return,
+            }
+        }
+        for running in state.running.values() {
+            running.control(Some(Control::Command(WorkerCommand::Forward { slot, to })));
+        }
+    }
+
+    /// Sends an IKE message on to the owner of a slot, as [`Holder::forward_ike`] does; false if nobody is known.
+    ///
+    /// # Errors
+    /// Those of [`Holder::forward_ike`].
+    pub fn forward_ike_to_owner(
+        &self,
+        slot: u8,
+        local: SocketAddr,
+        remote: SocketAddr,
+        message: &[u8],
+    ) -> io::Result<bool> {
+        let to = self.slot_owners().get(usize::from(slot)).copied().flatten();
+        match to {
+            None => Ok(false),
+            Some(to) => self.forward_ike(to, local, remote, message).map(|()| true),
+        }
     }
 
     /// Sends an IKE message on to the node of the cluster that should have got it, without its non-ESP marker. There it
@@ -378,6 +420,10 @@ impl Holder {
             destination: local,
         };
         port.send(to, &envelope, message)
+    }
+
+    fn slot_owners(&self) -> MutexGuard<'_, [Option<SocketAddr>; MAX_SLOTS as usize]> {
+        self.slot_owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -487,7 +533,6 @@ fn open_sockets(config: &Config) -> Result<Sockets, OpenError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::message::WorkerCommand;
 
     fn holder(workers: u8) -> Holder {
         Holder::open(Config {

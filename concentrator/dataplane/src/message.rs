@@ -95,7 +95,8 @@ pub enum WorkerCommand {
         slot: u8,
     },
     /// Says where ESP packets of a slot that this node does not serve are sent on to, by the slot in their SPI; the
-    /// node needs [`crate::Config::forward`]. A worker that starts again has forgotten it.
+    /// node needs [`crate::Config::forward`]. A worker that starts again has forgotten it: [`crate::Holder::forward_slot`]
+    /// tells it again.
     Forward {
         /// The slot, as [`crate::slot_of_spi`] tells it.
         slot: u8,

@@ -214,7 +214,7 @@ fn a_packet_that_came_to_the_wrong_node_reaches_its_sa_and_the_answer_the_client
     };
     let ([a, b, c], _) = namespaces.bridge(["a", "b", "c"]);
     let inner = [namespaces.add("bi"), namespaces.add("ci")];
-    let stranger = node(&a, "192.0.2.1:4600", 1);
+    let mut stranger = node(&a, "192.0.2.1:4600", 1);
     let owner = node(&b, "192.0.2.2:4600", 2);
     let client = End::new(&c, "192.0.2.3", 1);
     // All that the client sends to the service address comes to the wrong node.
@@ -240,10 +240,12 @@ fn a_packet_that_came_to_the_wrong_node_reaches_its_sa_and_the_answer_the_client
             ..agreement(spi, gcm, encap)
         };
         agreed.install_both([&owner, &client]);
-        for worker in &stranger.workers {
-            let to = Some("192.0.2.2:4600".parse().unwrap());
-            worker.send(WorkerCommand::Forward { slot: 5, to }).unwrap();
-        }
+        let to = "192.0.2.2:4600".parse().unwrap();
+        stranger.holder.forward_slot(5, Some(to));
+        // A worker that starts again knows it too.
+        stranger.holder.stop_worker(0);
+        let (worker, _events) = stranger.start(0);
+        stranger.workers[0] = worker;
         common::udp_echo(
             &inner[0],
             &inner[1],
@@ -303,6 +305,15 @@ fn a_packet_that_came_to_the_wrong_node_reaches_its_sa_and_the_answer_the_client
         matches!(event, WorkerEvent::ForwardedIke { local: l, remote: r, bytes }
             if (l, r, &bytes[..]) == (local, remote, b"an IKE message"))
     };
+    assert!(std::iter::from_fn(|| owner.events[0].recv_timeout(PATIENCE).ok()).any(is_it));
+    let [known, unknown] = [5, 6].map(|slot| {
+        let sent = stranger
+            .holder
+            .forward_ike_to_owner(slot, local, remote, b"one more");
+        sent.unwrap()
+    });
+    assert!(known && !unknown);
+    let is_it = |event| matches!(event, WorkerEvent::ForwardedIke { bytes, .. } if bytes == b"one more");
     assert!(std::iter::from_fn(|| owner.events[0].recv_timeout(PATIENCE).ok()).any(is_it));
     assert!(
         client.holder.forward_ike(to, local, remote, b"").is_err(),

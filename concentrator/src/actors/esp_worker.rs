@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use actix::{Actor, AsyncContext as _, Context, Handler, Message};
 use dataplane::{SaStats, WorkerCommand, WorkerCounters, WorkerEvent};
 
-use super::{ChildNews, Datagram, Fault, Gone, Reinstall, Who, fail, panicked};
+use super::{ChildNews, Datagram, Fault, Forwarded, Gone, Reinstall, Who, fail, panicked};
 use crate::node::Node;
 use crate::session::{Totals, millis_since_1970};
 
@@ -175,16 +175,19 @@ impl Handler<News> for EspWorker {
             }
             WorkerEvent::StrayIke { local, remote, bytes }
             | WorkerEvent::ForwardedIke { local, remote, bytes } => {
-                let stray = Datagram {
+                let datagram = Datagram {
                     local: *local,
                     remote: *remote,
                     bytes: bytes.clone(),
                 };
-                let taken = self
-                    .node
-                    .listener
-                    .load_full()
-                    .is_some_and(|addr| addr.try_send(stray).is_ok());
+                let is_forwarded = matches!(event, WorkerEvent::ForwardedIke { .. });
+                let taken = self.node.listener.load_full().is_some_and(|addr| {
+                    if is_forwarded {
+                        addr.try_send(Forwarded(datagram)).is_ok()
+                    } else {
+                        addr.try_send(datagram).is_ok()
+                    }
+                });
                 if !taken {
                     self.node.metrics.refusal("listener");
                 }

@@ -12,7 +12,7 @@ use ike::gate::{Gate, Load, Verdict};
 use ike::wire::Spi;
 use tokio::io::Interest;
 
-use super::{Datagram, Fault, Gone, NewSa, Who, fail, panicked};
+use super::{Datagram, Fault, Forwarded, Gone, NewSa, Who, fail, panicked};
 use crate::dispatch::Opening;
 use crate::node::Node;
 use crate::records::{WAIT_CLOSED, WAIT_COOKIE};
@@ -53,9 +53,15 @@ impl Listener {
         Self { node, gate }
     }
 
-    fn screen(&mut self, now: Instant, to: SocketAddr, datagram: Received) {
+    /// `is_forwarded`: another node of the cluster sent it on; it is not sent on again.
+    fn screen(&mut self, now: Instant, to: SocketAddr, datagram: Received, is_forwarded: bool) {
         let Received { from, bytes } = datagram;
-        let Some(slot) = self.served(to) else { return };
+        let Some(slot) = self.served(to) else {
+            if !is_forwarded {
+                self.send_on(to, from, &bytes);
+            }
+            return;
+        };
         let half_open = self.node.half_open.load(Ordering::Relaxed) as usize;
         match self.gate.screen(
             now,
@@ -110,6 +116,18 @@ impl Listener {
         };
         self.node.metrics.unserved(standing);
         None
+    }
+
+    /// Behind a router that spreads packets over all nodes: to the owner of the slot, if it is known where.
+    fn send_on(&self, to: SocketAddr, from: SocketAddr, message: &[u8]) {
+        let slot = self.node.slots.number_of_address(to.ip());
+        let Some(slot) = slot.filter(|slot| self.node.slots.get(*slot).is_none()) else {
+            return;
+        };
+        if let Err(error) = self.node.holder.forward_ike_to_owner(slot, to, from, message) {
+            tracing::debug!(slot, %error, "a stray IKE message is lost");
+            self.node.metrics.refusal("forward");
+        }
     }
 
     fn existing(&mut self, ours: Spi, datagram: Datagram) {
@@ -201,7 +219,7 @@ impl StreamHandler<Batch> for Listener {
     fn handle(&mut self, batch: Batch, _: &mut Context<Self>) {
         let now = Instant::now();
         for received in batch.received {
-            self.screen(now, batch.to, received);
+            self.screen(now, batch.to, received, false);
         }
     }
 
@@ -222,6 +240,24 @@ impl Handler<Datagram> for Listener {
                 from: stray.remote,
                 bytes: stray.bytes,
             },
+            false,
+        );
+    }
+}
+
+/// An IKE message that another node of the cluster sent on.
+impl Handler<Forwarded> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, Forwarded(datagram): Forwarded, _: &mut Context<Self>) {
+        self.screen(
+            Instant::now(),
+            datagram.local,
+            Received {
+                from: datagram.remote,
+                bytes: datagram.bytes,
+            },
+            true,
         );
     }
 }

@@ -41,6 +41,11 @@ pub struct Datagram {
     pub bytes: Vec<u8>,
 }
 
+/// An IKE datagram that came to another node of the cluster, which sent it on.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Forwarded(pub Datagram);
+
 /// An order to an IKE SA from this node.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]

@@ -16,6 +16,7 @@ pub mod backend;
 pub mod etcd;
 pub mod events;
 pub mod fences;
+pub mod forwards;
 pub mod hints;
 pub mod hook;
 pub mod lease;

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::addresses::{Addresses, OnLink};
 use super::etcd::{self, Stores};
+use super::forwards;
 use super::hints::Hints;
 use super::lease::Lease;
 use super::marks::Marks;
@@ -186,12 +187,15 @@ impl Cluster {
             again,
             shared: Arc::clone(&shared),
         };
-        let tasks = vec![
+        let mut tasks = vec![
             runtime.spawn(router.run(receiver)),
             runtime.spawn(hints.run()),
             runtime.spawn(router::keep_marks(marked, node.config.state_directory.clone())),
             runtime.spawn(measure(Arc::clone(&shared), pacemaker.clone(), witness)),
         ];
+        if let Some(own) = section.forward {
+            tasks.push(runtime.spawn(forwards::keep(Arc::clone(&node), pacemaker.clone(), own)));
+        }
         tracing::info!(
             node = node.config.node_name,
             incarnation = format!("{incarnation:016x}"),

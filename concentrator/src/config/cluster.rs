@@ -57,7 +57,9 @@ pub struct Cluster {
     pub listen: Vec<SocketAddr>,
     /// A program that is called as `HOOK acquire|release SLOT GENERATION` when a slot comes or goes. Default: none.
     pub hook: Option<PathBuf>,
-    /// Where stray ESP of this node's slots is taken, when a router spreads packets over all nodes. Default: none.
+    /// Where what came to another node is taken, when a router spreads packets over all nodes: an address of this node on
+    /// a network that all nodes have an address of `listen` in, and a port that is the same at every node. Each node needs
+    /// the service addresses of all slots then, on `lo` for example. Default: none.
     pub forward: Option<SocketAddr>,
     /// Milliseconds between two heartbeats, 10 to 1,000.
     pub heartbeat_ms: u32,

@@ -57,6 +57,15 @@ impl Slots {
         }
     }
 
+    /// The number of the slot of a service address of the cluster, whichever node has it.
+    #[must_use]
+    pub fn number_of_address(&self, local: IpAddr) -> Option<u8> {
+        match &self.addresses {
+            Addresses::Everywhere => None,
+            Addresses::Of(slots) => slots.get(&local).copied(),
+        }
+    }
+
     /// The slot of a number, if this node has it.
     #[must_use]
     pub fn get(&self, id: u8) -> Option<Arc<Slot>> {
