@@ -7,13 +7,14 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 command -v cargo >/dev/null || { [ -x "$HOME/.cargo/bin/cargo" ] && PATH="$HOME/.cargo/bin:$PATH"; } || die "cargo is missing"
 
 # What the build needs, and what the real peers and observers of the tests are.
-BUILD_PACKAGES="build-essential pkg-config libssl-dev clang"
+# The protocol compiler is for the client of etcd.
+BUILD_PACKAGES="build-essential pkg-config libssl-dev clang protobuf-compiler libprotobuf-dev"
 RIG_PACKAGES="iproute2 iputils-ping nftables ethtool tcpdump tshark iperf3 procps openssl python3-scapy \
   strongswan-swanctl charon-systemd libcharon-extra-plugins libcharon-extauth-plugins strongswan-libcharon \
   libstrongswan-standard-plugins libstrongswan-extra-plugins strongswan-pki"
 
-# The cluster's store; its client builds with the protocol compiler.
-ETCD_PACKAGES="etcd-server etcd-client protobuf-compiler libprotobuf-dev util-linux"
+# The cluster's store.
+ETCD_PACKAGES="etcd-server etcd-client util-linux"
 
 # Installs what is missing, without starting any service that a package brings.
 need_packages() {
