@@ -182,7 +182,8 @@ pub enum Input {
         /// Why, for the operator.
         reason: String,
     },
-    /// The owner's own new generation (an actor was restarted) is durable.
+    /// The owner's own new generation (an actor was restarted) is durable. Where the answer to its transaction was lost:
+    /// once the store says so.
     Raised {
         /// The slot.
         slot: u8,
@@ -226,7 +227,8 @@ pub enum Order {
         /// The node.
         name: String,
     },
-    /// Fault injection: believe to own a slot, whatever the store and other nodes say, until its records are refused.
+    /// Fault injection: go on with a slot that is held, whatever the store and other nodes say, until its records are
+    /// refused.
     ForceOwn {
         /// The slot.
         slot: u8,

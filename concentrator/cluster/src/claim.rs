@@ -20,6 +20,7 @@ use crate::fence::{decimal, when_epoch};
 use crate::heartbeat::{Flags, Hold, node_id};
 use crate::keys::{self, Process};
 use crate::slot::{Slot, State};
+use crate::view::TORN;
 
 /// How long a node waits for each one that stands before it.
 const TURN: Boot = Boot::from_millis(150);
@@ -27,8 +28,6 @@ const TURN: Boot = Boot::from_millis(150);
 const DISOWNED: Boot = Boot::from_millis(600);
 /// How long a slot without an owner is left to a node that serves it and may write its owner key again.
 const REBINDING: Boot = Boot::from_secs(3);
-/// How long the other half of what was written together may take to be told.
-const TORN: Boot = Boot::from_millis(100);
 /// The damping grows to this many times its setting.
 const MOST_DAMPING: u32 = 4;
 
@@ -277,9 +276,14 @@ impl Core {
             return;
         };
         let (generation, owner) = (seen.generation(), seen.owner.value.clone());
-        let unreadable = seen.owner.raw.is_some() && owner.is_none();
+        let unreadable = seen.is_unreadable();
         let floor = self.slots.get(&slot).map_or(0, |local| local.floor);
         if unreadable {
+            return;
+        }
+        if let Some(until) = seen.torn_until().filter(|until| self.now < *until) {
+            // Whose generation this is, is still to be told.
+            self.wake_at(until);
             return;
         }
         if owner.as_ref() == Some(&self.process) {
@@ -398,8 +402,13 @@ impl Core {
     }
 
     fn unowned(&mut self, slot: u8, generation: u64) -> Option<(Cause, bool)> {
+        let epoch = self.view.epoch();
         let held = self.peers.values().any(|peer| {
-            peer.is_alive() && peer.holds(slot).is_some_and(|beat| beat.generation >= generation)
+            // In a new epoch its heartbeats are behind what it has written.
+            peer.is_alive()
+                && peer
+                    .holds(slot)
+                    .is_some_and(|beat| beat.generation >= generation || peer.epoch() < epoch)
         });
         let changed = self
             .view
@@ -442,6 +451,12 @@ impl Core {
         if let Some(owner) = owner.as_ref().filter(|_| card) {
             let raw = self.view.cards.get(&owner.name).and_then(|card| card.raw.clone());
             txn = crate::epoch::when_raw(txn, keys::node(&owner.name), raw);
+        }
+        if !keep {
+            // In the same transaction: nobody may ever find them under a generation of this epoch.
+            for prefix in keys::of_sessions(slot) {
+                txn = crate::epoch::delete_prefix(txn, prefix);
+            }
         }
         txn = txn
             .put(keys::generation(slot), decimal(generation))

@@ -174,7 +174,12 @@ impl Core {
         // Whatever woke us: nothing is done with a right that has run out meanwhile.
         self.expire();
         match input {
-            Input::Datagram { from, bytes } => self.datagram(from, &bytes),
+            Input::Datagram { from, bytes } => {
+                // What is not authentic or not new changes nothing, and costs no more than its check.
+                if !self.datagram(from, &bytes) {
+                    return;
+                }
+            }
             Input::Timeout => {}
             Input::Listing => self.view.begin(),
             Input::Changed(event) => self.view.apply(&event, self.now),
@@ -342,29 +347,31 @@ impl Core {
 
     // ---- heartbeats --------------------------------------------------------------------------------------------------
 
-    fn datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
+    /// Returns whether it changed anything.
+    fn datagram(&mut self, from: SocketAddr, bytes: &[u8]) -> bool {
         match heartbeat::open(&self.settings.key, bytes) {
             Ok(Message::Heartbeat(beat)) => self.heard(from, beat),
             Ok(Message::Death(notice)) => {
-                if notice.name != self.settings.name {
-                    self.died(&notice.name, notice.incarnation);
-                }
+                notice.name != self.settings.name && self.died(&notice.name, notice.incarnation)
             }
-            Err(_) => self.counters.refused += 1,
+            Err(_) => {
+                self.counters.refused += 1;
+                false
+            }
         }
     }
 
-    fn heard(&mut self, from: SocketAddr, beat: Heartbeat) {
+    fn heard(&mut self, from: SocketAddr, beat: Heartbeat) -> bool {
         if beat.name == self.settings.name {
             self.heard_own_name(beat.incarnation);
-            return;
+            return false;
         }
         let name = beat.name.clone();
         let told = self.view.card(&name).map(|card| card.incarnation);
         let (now, table) = (self.now, self.settings.table);
         let Some(peer) = self.peer(&name) else {
             self.counters.strangers += 1;
-            return;
+            return false;
         };
         let (differs, differed) = (
             beat.table != table,
@@ -385,7 +392,7 @@ impl Core {
             }
             Heard::Copy | Heard::Old => {
                 self.counters.repeated += 1;
-                return;
+                return false;
             }
         }
         if differs && !differed {
@@ -404,6 +411,7 @@ impl Core {
                 self.died(&name, suspect.incarnation);
             }
         }
+        true
     }
 
     pub(crate) fn see_generation(&mut self, slot: u8, generation: u64) {
@@ -422,12 +430,14 @@ impl Core {
         }
     }
 
-    fn died(&mut self, name: &str, incarnation: u64) {
+    /// Returns whether that is news.
+    fn died(&mut self, name: &str, incarnation: u64) -> bool {
         let now = self.now;
         let Some(peer) = self.peer(name) else {
-            return;
+            return false;
         };
-        if peer.end(incarnation, now) {
+        let news = peer.end(incarnation, now);
+        if news {
             let present = peer.is_dead();
             self.counters.deaths += 1;
             if present {
@@ -437,6 +447,7 @@ impl Core {
             }
             self.hurry();
         }
+        news
     }
 
     /// The peer of this name, made unless there are too many.

@@ -247,6 +247,9 @@ impl Core {
         let mut txn = when_epoch(Txn::new(), epoch);
         txn = when_raw(txn, keys::generation(slot), generation_seen);
         txn = when_raw(txn, keys::owner(slot), owner_seen);
+        for prefix in keys::of_sessions(slot) {
+            txn = delete_prefix(txn, prefix);
+        }
         txn = txn
             .put(keys::generation(slot), decimal(generation))
             .put_with_lease(keys::owner(slot), self.process.to_string(), lease);
@@ -298,6 +301,12 @@ impl Core {
         });
         self.hurry();
     }
+}
+
+/// Deletes everything under a prefix.
+pub(crate) fn delete_prefix(mut txn: Txn, prefix: String) -> Txn {
+    txn.then.push(store::Op::DeletePrefix { prefix });
+    txn
 }
 
 /// Compares a key with what was seen of it.

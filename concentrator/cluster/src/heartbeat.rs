@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use crypto::{HashAlgorithm, Secret, constant_time_eq, hmac};
 use serde::{Deserialize, Serialize};
 
-use crate::keys::{MAX_ADDRESSES, MAX_SLOT, is_name};
+use crate::keys::{MAX_ADDRESSES, MAX_NUMBER, MAX_SLOT, is_name};
 
 /// Octets of a datagram.
 pub const MAX_DATAGRAM: usize = 1_200;
@@ -206,7 +206,11 @@ impl Heartbeat {
         is_name(&self.name)
             && self.addresses.len() <= MAX_ADDRESSES
             && self.slots.len() <= usize::from(MAX_SLOT) + 1
-            && self.slots.iter().all(|beat| beat.slot <= MAX_SLOT)
+            && self.epoch <= MAX_NUMBER
+            && self
+                .slots
+                .iter()
+                .all(|beat| beat.slot <= MAX_SLOT && beat.generation <= MAX_NUMBER)
             && self.suspects.len() <= MAX_NODES
     }
 }

@@ -28,6 +28,8 @@ pub const MEMBERS: &str = "member/";
 pub const SLOTS: &str = "slot/";
 /// Largest slot number.
 pub const MAX_SLOT: u8 = 127;
+/// Largest generation and epoch that are believed: none that is counted to gets there.
+pub const MAX_NUMBER: u64 = 1 << 62;
 /// Octets of a node's name.
 pub const MAX_NAME: usize = 32;
 /// Addresses of a node that heartbeats go to.
@@ -104,6 +106,11 @@ pub fn checkpoints(slot: u8) -> String {
 /// Key of a piece of a slot's checkpoint.
 pub fn checkpoint(slot: u8, chunk: u8) -> String {
     format!("{SLOTS}{slot:03}/cp/{chunk:02}")
+}
+
+/// Prefixes of everything that is written of a slot's sessions.
+pub fn of_sessions(slot: u8) -> [String; 3] {
+    [records(slot), ceilings(slot), checkpoints(slot)]
 }
 
 /// What a key that the core follows is about.

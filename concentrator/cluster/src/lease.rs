@@ -16,6 +16,8 @@ use crate::keys::{self, Member, NodeCard};
 
 /// Between two tries to get a lease, or to write the card.
 const RETRY: Boot = Boot::from_millis(200);
+/// How long fail-static lasts while a node that fell silent may have the store.
+const DOUBTFUL: Boot = Boot::from_secs(10);
 /// How long the store may say that a slot is not ours before that is believed.
 const DOUBT: Boot = Boot::from_millis(250);
 /// Changes of the deadline smaller than this are not told.
@@ -187,7 +189,8 @@ impl Core {
             .map(|from| from + term)
             .filter(|until| *until > now);
         let moved = match (self.lease.until, until) {
-            (None, Some(_)) => true,
+            // Whoever stopped first brings everything down: workers may still have what is being put down.
+            (None, Some(_)) => !self.is_stopping(),
             (Some(told), Some(until)) => until >= told + GRAIN,
             (_, None) => false,
         };
@@ -200,6 +203,12 @@ impl Core {
         }
     }
 
+    fn is_stopping(&self) -> bool {
+        self.slots
+            .values()
+            .any(|local| matches!(local.state, crate::slot::State::Stopping { .. }))
+    }
+
     fn judge_static(&mut self, answers: bool) {
         let members = self
             .view
@@ -208,7 +217,16 @@ impl Core {
             .count()
             + 1;
         let (mut heard, mut all) = (1, true);
+        // One that fell silent while it had the store may have it still, and take what is ours; or it died with the
+        // store's leader, and the store is back soon.
+        let patient = self.lease.answered.is_some_and(|sent| self.now < sent + DOUBTFUL);
         for (name, peer) in &self.peers {
+            if self.view.is_member(name) && !peer.is_dead() && peer.suspected.is_some() {
+                let silent_since = peer.heard.unwrap_or(peer.known_since);
+                let had =
+                    peer.flag(Flags::ETCD) && self.lease.answered.is_some_and(|sent| silent_since >= sent);
+                all &= patient || !had;
+            }
             if peer.is_alive() {
                 all &= !peer.flag(Flags::ETCD);
                 heard += usize::from(self.view.is_member(name));

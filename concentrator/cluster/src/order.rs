@@ -179,7 +179,6 @@ impl Core {
     }
 
     fn force(&mut self, slot: u8) -> Result<String, String> {
-        let epoch = self.view.epoch();
         let Some(local) = self.slots.get_mut(&slot) else {
             return Err(format!("there is no slot {slot}"));
         };
@@ -188,17 +187,10 @@ impl Core {
                 local.forced = true;
                 Ok(format!("slot {slot} is kept whatever others say"))
             }
-            State::Idle if local.floor > 0 => {
-                let generation = local.floor;
-                self.take(slot, generation, epoch, true, false);
-                if let Some(local) = self.slots.get_mut(&slot) {
-                    local.forced = true;
-                }
-                Ok(format!(
-                    "slot {slot} is believed to be ours with generation {generation}"
-                ))
-            }
-            State::Idle => Err(format!("slot {slot} was never here")),
+            // Whatever generation it were served with, somebody has used it.
+            State::Idle => Err(format!(
+                "slot {slot} is not here: only what is held can be held on to"
+            )),
             State::Stopping { .. } => Err(format!("slot {slot} is being put down")),
         }
     }

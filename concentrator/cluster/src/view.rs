@@ -9,7 +9,7 @@ use store::{Op, Revision, WatchEvent};
 
 use crate::api::Boot;
 use crate::heartbeat::MAX_NODES;
-use crate::keys::{NodeCard, Path, Process};
+use crate::keys::{MAX_NUMBER, NodeCard, Path, Process};
 
 /// A key as far as it is known.
 #[derive(Clone, Debug)]
@@ -86,7 +86,21 @@ pub(crate) struct SlotView {
     pub(crate) wish: Known<String>,
 }
 
+/// How long the other half of what was written together may take to be told.
+pub(crate) const TORN: Boot = Boot::from_millis(100);
+
 impl SlotView {
+    /// Until when the owner that belongs to the generation may still be told.
+    pub(crate) fn torn_until(&self) -> Option<Boot> {
+        (!self.is_whole()).then_some(self.generation.changed + TORN)
+    }
+
+    /// Whether something stands there that is not understood: it is left alone.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.owner.raw.is_some() != self.owner.value.is_some()
+            || self.generation.raw.is_some() != self.generation.value.is_some()
+    }
+
     /// Whether the owner is as new as the generation: both are written together, and only then say something together.
     /// The owner key alone is written again under another lease, or ends with its lease.
     pub(crate) fn is_whole(&self) -> bool {
@@ -202,7 +216,10 @@ impl View {
     fn note(&mut self, key: &str, raw: Option<&[u8]>, revision: Revision, now: Boot) {
         let era = self.era;
         let text = raw.and_then(|raw| std::str::from_utf8(raw).ok());
-        let number = || text.and_then(|text| text.trim().parse::<u64>().ok());
+        let number = || {
+            text.and_then(|text| text.parse::<u64>().ok())
+                .filter(|number| *number <= MAX_NUMBER)
+        };
         match Path::parse(key) {
             Some(Path::Epoch) => {
                 self.epoch.note(era, revision, raw, number(), now);
