@@ -41,7 +41,7 @@ pub trait ClusterBackend: Send + Sync + 'static {
     /// cannot take it.
     async fn move_slot(&self, request: v1::MoveRequest) -> Result<v1::ClusterOrderResponse, BackendError>;
 
-    /// Drains this node and takes it out of the membership.
+    /// Drains this node and takes it out of the membership, until [`ClusterBackend::join`] or its next start.
     ///
     /// # Errors
     /// As for [`ClusterBackend::drain`].

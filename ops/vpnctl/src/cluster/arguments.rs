@@ -27,7 +27,7 @@ pub(crate) enum ClusterCommand {
     Undrain(ThisNodeArguments),
     /// Move one slot to another node, live sessions included.
     Move(MoveArguments),
-    /// Hand all slots over and take this node out of the cluster, also beyond its restart.
+    /// Hand all slots over and take this node out of the cluster, until `join` or its next start.
     Leave(NodeArguments),
     /// Take this node, which has left, back into the cluster.
     Join(ThisNodeArguments),
