@@ -230,3 +230,29 @@ fn a_wiped_etcd_is_a_new_epoch() {
     );
     assert_eq!(alice.closed, None);
 }
+
+/// A router that spreads packets over all nodes brings everything to the wrong one: sessions live and begin all the same.
+#[test]
+fn what_comes_to_the_wrong_node_is_sent_on_to_the_right_one() {
+    if !in_world("what_comes_to_the_wrong_node_is_sent_on_to_the_right_one") {
+        return;
+    }
+    let (world, mut alice, owner) = three_nodes(2);
+    let wrong = (owner + 1) % NODES.len();
+    World::misdirect(wrong, &World::address(0));
+    assert!(alice.alive(5 * SECOND), "{}", world.logs());
+    let mut bob = Client::calling(
+        &World::address(0),
+        "192.0.2.202",
+        "bob@acme.example",
+        "acme.gw.example",
+        "two",
+    );
+    bob.login();
+    assert!(bob.alive(5 * SECOND), "{}", world.logs());
+    // And when the slot has moved, to its next owner.
+    let next = (owner + 2) % NODES.len();
+    move_slot(&world, next, next);
+    assert!(alice.alive(5 * SECOND), "{}", world.logs());
+    assert!(bob.alive(5 * SECOND), "{}", world.logs());
+}

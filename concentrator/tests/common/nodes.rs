@@ -159,7 +159,8 @@ impl World {
              [log]\nfilter = \"{log}\"\nredact = false\n\
              [debug]\nfault_injection = true\n\
              [cluster]\netcd = [\"http://10.98.0.254:2379\"]\nkey_file = \"{folder}/cluster.key\"\n\
-             listen = [\"10.98.0.{number}:4600\", \"192.0.2.{number}:4600\"]\nsettle_ms = 500\n",
+             listen = [\"10.98.0.{number}:4600\", \"192.0.2.{number}:4600\"]\nsettle_ms = 500\n\
+             forward = \"10.98.0.{number}:4601\"\n",
             folder = folder.display(),
             log = std::env::var("TEST_LOG").unwrap_or_else(|_| "info".to_owned()),
         );
@@ -303,6 +304,21 @@ impl World {
                 "ip netns exec {name} nft add rule inet cut {hook} udp dport 4600 drop"
             ));
         }
+    }
+
+    /// From here on clients' packets to a service address come to this node, which takes them for its own.
+    pub fn misdirect(node: usize, address: &str) {
+        let name = NODES[node];
+        run(&format!("ip -n {name} address add {address}/32 dev lo"));
+        let shown = Command::new("ip")
+            .args(["-n", name, "-brief", "link", "show", "eth0"])
+            .output()
+            .unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let mac = shown.split_whitespace().nth(2).expect("an Ethernet address");
+        run(&format!(
+            "ip neighbour replace {address} lladdr {mac} dev service nud permanent"
+        ));
     }
 
     /// Whether an address is on an interface of a node.
