@@ -252,6 +252,9 @@ impl Tunnel {
                 say("tunnel up");
             }
             Event::ChildRekeyed { new, .. } => self.install(*new)?,
+            Event::ChildLeaving { spi_in } => {
+                let _ = self.worker.send(WorkerCommand::StopSending { spi_in });
+            }
             Event::ChildDown { spi_in, .. } => {
                 let _ = self.worker.send(WorkerCommand::Remove { spi_in });
             }

@@ -88,6 +88,12 @@ pub enum WorkerCommand {
         /// Inbound SPI.
         spi_in: u32,
     },
+    /// Sends nothing by a pair any more, as long as there is another one for the same traffic; what still arrives on it is
+    /// taken. The peer has deleted it.
+    StopSending {
+        /// Inbound SPI.
+        spi_in: u32,
+    },
     /// Removes every pair of a slot at once. When a later [`WorkerCommand::ReadCounters`] is answered, none of them carries
     /// anything any more.
     RemoveSlot {

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use actix::{Actor, ActorContext as _, Addr, AsyncContext as _, Context, Handler, Message};
 use dataplane::{WorkerCommand, WorkerEvent};
@@ -13,7 +12,7 @@ use tenants::model::RekeyPolicy;
 use super::{Fault, Gone, IkeSaActor, Order, Resave, Who, fail, panicked};
 use crate::ceiling::{self, Ceiling};
 use crate::install;
-use crate::node::{Node, WorkerSlot};
+use crate::node::Node;
 use crate::records::{Full, Stored, Waiter};
 use crate::sa_record;
 use crate::session::{Child, Outer};
@@ -21,8 +20,6 @@ use crate::slot::Slot;
 
 /// Messages that wait for one child SA.
 const MAILBOX: usize = 64;
-/// Wait before a ceiling that a full queue refused is offered again.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// Something that the worker says of this SA.
 #[derive(Message, Debug, Clone)]
@@ -38,6 +35,11 @@ pub struct Reinstall;
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct Retire;
+
+/// The peer has deleted the SA that it had replaced: only late packets are taken.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub(crate) struct StopSending;
 
 /// The slot is another node's: take the SA from the worker, delete nothing.
 #[derive(Message, Debug, Clone, Copy)]
@@ -88,6 +90,8 @@ pub struct ChildSaActor {
     child: Arc<Child>,
     worker: u8,
     beginning: Beginning,
+    /// The peer has deleted it.
+    leaving: bool,
     serial: u64,
     waiting: VecDeque<(u64, AfterStore)>,
 }
@@ -141,6 +145,7 @@ impl ChildSaActor {
             worker: node.serving_worker(child.sa.spi_in),
             child: Arc::clone(&child),
             beginning,
+            leaving: false,
             serial: 0,
             waiting: VecDeque::new(),
         };
@@ -167,7 +172,7 @@ impl ChildSaActor {
             Err(full) => {
                 tracing::warn!(%full, "a block of sequence numbers could not be reserved");
                 if let AfterStore::Install { .. } = then {
-                    context.run_later(RETRY, |this, context| {
+                    context.run_later(std::time::Duration::from_millis(100), |this, context| {
                         this.reinstall_above(context);
                     });
                 }
@@ -201,12 +206,6 @@ impl ChildSaActor {
             }
             None => self.replace("numbers"),
         }
-    }
-
-    /// Whether the thread that the worker has now was given the SA. One that starts from here on finds this actor.
-    fn was_given(&self) -> bool {
-        let starts = self.node.worker(self.worker).map(WorkerSlot::starts);
-        starts == Some(self.child.given.load(Ordering::Acquire))
     }
 
     /// It has no numbers to send with, or its keys are too old: a new SA takes its place before anything is sent. A
@@ -266,7 +265,6 @@ impl Actor for ChildSaActor {
             // The first block is reserved by the SA record, which is stored before the peer is answered.
             Beginning::Install => self.install_now(1, ceiling::FIRST),
             Beginning::Restored if self.child.is_spent() => self.replace("restored"),
-            Beginning::Restored if !self.was_given() => self.reinstall_above(context),
             Beginning::Resume | Beginning::Restored => {}
             Beginning::Reinstall => self.reinstall_above(context),
         }
@@ -348,7 +346,21 @@ impl Handler<Reinstall> for ChildSaActor {
     type Result = ();
 
     fn handle(&mut self, _: Reinstall, context: &mut Context<Self>) {
-        self.reinstall_above(context);
+        // For late packets alone it is not worth it.
+        if !self.leaving {
+            self.reinstall_above(context);
+        }
+    }
+}
+
+impl Handler<StopSending> for ChildSaActor {
+    type Result = ();
+
+    fn handle(&mut self, _: StopSending, _: &mut Context<Self>) {
+        self.leaving = true;
+        let spi_in = self.child.sa.spi_in;
+        self.node
+            .command(self.worker, WorkerCommand::StopSending { spi_in });
     }
 }
 
@@ -400,13 +412,11 @@ impl Handler<Resave> for ChildSaActor {
     type Result = ();
 
     /// What is reserved is reserved under the new fence too, if it is more than the SA record says.
-    fn handle(&mut self, Resave(receipt): Resave, context: &mut Context<Self>) {
+    fn handle(&mut self, _: Resave, _: &mut Context<Self>) {
         let ceiling = self.child.ceiling.load(Ordering::Acquire);
         let said = self.child.born.generation == self.slot.generation() && ceiling <= ceiling::FIRST;
-        if said || self.child.is_spent() || self.write(ceiling, None).is_ok() {
-            receipt.queued();
-        } else {
-            context.notify_later(Resave(receipt), RETRY);
+        if !said && !self.child.is_spent() && self.write(ceiling, None).is_err() {
+            tracing::warn!("a ceiling could not be written again, the queue is full");
         }
     }
 }

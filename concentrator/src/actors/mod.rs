@@ -16,8 +16,8 @@ use std::net::SocketAddr;
 
 use actix::Message;
 
-pub(crate) use child_sa::Vanish;
 pub use child_sa::{ChildNews, ChildSaActor, Follow, Reinstall, Retire, SetPeer};
+pub(crate) use child_sa::{StopSending, Vanish};
 pub use esp_worker::{EspWorker, News};
 pub use ike_sa::{Begin, Evict, IkeSaActor};
 pub(crate) use ike_sa::{PutDown, Resave, Resume};

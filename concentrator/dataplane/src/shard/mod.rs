@@ -243,6 +243,15 @@ impl Shard {
                 self.work_off(io, now);
             }
             WorkerCommand::Remove { spi_in } => self.remove(spi_in),
+            WorkerCommand::StopSending { spi_in } => {
+                if let Some(pair) = self
+                    .by_spi
+                    .get(&spi_in)
+                    .and_then(|s| self.pairs.get_mut(*s as usize)?.as_deref_mut())
+                {
+                    pair.superseded = true;
+                }
+            }
             WorkerCommand::RemoveSlot { slot } => self.remove_slot(slot),
             WorkerCommand::Forward { slot, to } => {
                 if let Some(place) = self.forwards.get_mut(usize::from(slot)) {

@@ -31,8 +31,8 @@ pub(crate) struct Pair {
     pub(crate) path_mtu: Option<u16>,
     /// The outbound SA may be used although older ones are left.
     pub(crate) active: bool,
-    /// A newer pair of the session for the same traffic has become active: this one is not sent by any more, whatever still
-    /// arrives on it. The peer may have deleted it.
+    /// A newer pair of the session for the same traffic has become active, or the peer has deleted this one: it is not sent
+    /// by any more, whatever still arrives on it.
     pub(crate) superseded: bool,
     /// The hard limit was reached.
     pub(crate) expired: bool,

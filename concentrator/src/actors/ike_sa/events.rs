@@ -8,7 +8,7 @@ use ike::wire::Spi;
 use ike::{ChildSa, Event, IkeSummary};
 
 use super::{IkeSaActor, Stage};
-use crate::actors::{Admit, ChildSaActor, Follow, Order, Retire, SetPeer};
+use crate::actors::{Admit, ChildSaActor, Follow, Order, Retire, SetPeer, StopSending};
 use crate::authenticator::Granted;
 use crate::recovery;
 use crate::sa_record;
@@ -54,6 +54,12 @@ impl IkeSaActor {
                     .map_or(0, |old| old.rekeys);
                 self.rekeyed("child", begun);
                 self.child_up(*new, rekeys + 1, begun, context)
+            }
+            Event::ChildLeaving { spi_in } => {
+                if let Some(addr) = self.children.get(&spi_in) {
+                    addr.do_send(StopSending);
+                }
+                true
             }
             Event::ChildDown { spi_in, reason } => {
                 tracing::debug!(session = %format_args!("{:016x}", self.id), ?reason, "child SA down");

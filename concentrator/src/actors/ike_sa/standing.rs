@@ -1,6 +1,5 @@
 //! What the standing of its slot means for the shell of an IKE SA: when it acts, and how it goes without a word.
 
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use actix::{ActorContext as _, AsyncContext as _, Context, Handler, Message};
@@ -9,7 +8,6 @@ use ike::Input;
 use super::{IkeSaActor, Stage};
 use crate::actors::{Order, Vanish};
 use crate::authenticator::AuthDone;
-use crate::recovery::Receipt;
 
 /// Orders that are kept while the slot does not serve.
 const ORDERS: usize = 16;
@@ -27,10 +25,10 @@ pub(crate) struct PutDown {
     pub(crate) reason: &'static str,
 }
 
-/// Write the record again, under another fence or another key, and say so when it is queued.
-#[derive(Message, Clone)]
+/// Write the record again, under another fence.
+#[derive(Message, Clone, Copy, Debug)]
 #[rtype(result = "()")]
-pub(crate) struct Resave(pub(crate) Arc<Receipt>);
+pub(crate) struct Resave;
 
 impl IkeSaActor {
     /// Whether the slot serves.
@@ -73,14 +71,12 @@ impl Handler<Resume> for IkeSaActor {
 impl Handler<Resave> for IkeSaActor {
     type Result = ();
 
-    fn handle(&mut self, Resave(receipt): Resave, context: &mut Context<Self>) {
-        receipt.expect(self.children.len());
-        for child in self.children.values() {
-            child.do_send(Resave(Arc::clone(&receipt)));
-        }
+    fn handle(&mut self, _: Resave, context: &mut Context<Self>) {
         self.unsaved = true;
-        self.receipt = Some(receipt);
         self.drain((SystemTime::now(), Instant::now()), context);
+        for child in self.children.values() {
+            child.do_send(Resave);
+        }
     }
 }
 

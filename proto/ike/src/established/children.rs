@@ -5,7 +5,7 @@
 //!   Installed ──────────► Rekeying ──────────────────────► Deleting ──► Leaving ──► gone
 //!       │  ▲                 │  (refused: back)                ▲
 //!       │  └─────────────────┘                                 │
-//!       ├──── replaced by the peer ──► Replaced ── peer's DELETE ──► gone
+//!       ├──── replaced by the peer ──► Replaced ── peer's DELETE ──► Leaving ──► gone
 //!       └──── our DELETE ──────────────────────────────────────┘
 //! ```
 
@@ -18,7 +18,7 @@ use super::Core;
 use super::lifetimes::Clock;
 use super::queue::Work;
 use super::tasks::Task;
-use super::tasks::delete::MAX_EARLY_DELETES;
+use super::tasks::delete::{LEAVING, MAX_EARLY_DELETES};
 use super::tasks::rekey_child::RekeyChild;
 use crate::types::{ChildEnd, ChildSa, Event};
 
@@ -125,6 +125,11 @@ impl Children {
         self.0.len()
     }
 
+    /// How many are kept for late packets.
+    pub(super) fn leaving(&self) -> usize {
+        self.0.len() - self.live().count()
+    }
+
     /// How many are in use, not counting those that have a successor or are on their way out.
     pub(super) fn in_use(&self) -> usize {
         let used = |child: &&Child| matches!(child.state, State::Installed | State::Rekeying);
@@ -155,6 +160,19 @@ impl Core {
             self.changed = true;
             self.context.spis.release_esp(spi_in);
             self.event(Event::ChildDown { spi_in, reason });
+        }
+    }
+
+    /// The peer has deleted a child that it had replaced: nothing is sent by it any more, late packets are taken for a
+    /// moment.
+    pub(super) fn leave_child(&mut self, now: Instant, spi_in: u32) {
+        self.queue.retain(|work| work.child() != Some(spi_in));
+        if let Some(child) = self.children.by_in_mut(spi_in) {
+            child.state = State::Leaving;
+            child.soft_at = None;
+            child.until = Some(now + LEAVING);
+            self.changed = true;
+            self.event(Event::ChildLeaving { spi_in });
         }
     }
 

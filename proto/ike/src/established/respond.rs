@@ -90,7 +90,7 @@ impl Core {
             if protocol == ProtocolId::ESP {
                 //= rfc7296#section-2.25.2
                 //# If a peer receives a request to delete a Child SA when it is currently rekeying the IKE SA, it SHOULD reply as usual, with a Delete payload.
-                ours.extend(delete::handle(self, spis));
+                ours.extend(delete::handle(self, now, spis));
             }
         }
         if !ours.is_empty() {

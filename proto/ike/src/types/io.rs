@@ -151,6 +151,12 @@ pub enum Event {
         /// Why.
         reason: ChildEnd,
     },
+    /// The peer has deleted a child SA that has a successor. Nothing is to be sent by it any more; packets of the peer that
+    /// are still on their way are to be taken until [`Event::ChildDown`].
+    ChildLeaving {
+        /// Its inbound SPI.
+        spi_in: u32,
+    },
     /// A child SA was replaced: install `new` before the old one goes (by a later [`Event::ChildDown`]).
     ChildRekeyed {
         /// Inbound SPI of the child that `new` replaces.

@@ -73,6 +73,28 @@ fn a_superseded_sa_is_not_sent_by_again_whatever_arrives_on_it() {
 }
 
 #[test]
+fn what_the_peer_has_deleted_is_not_sent_by_and_its_late_packets_are_taken() {
+    // The peer rekeys the first to the second and deletes the first, before anything came on the second.
+    let (mut left, mut right) = ends();
+    right.install(SaPair {
+        activate: Activate::OnFirstInbound,
+        ..pair(false, gcm(), 0x2102, 0x1101)
+    });
+    let packet = udp("10.7.2.9", "10.7.1.9", 0, 10);
+    let spi = |right: &mut End| {
+        right.send(&packet);
+        spi_of(&right.io.sent.pop().unwrap())
+    };
+    assert_eq!(spi(&mut right), 0x1001, "the peer may not have the second yet");
+    right.command(WorkerCommand::StopSending { spi_in: 0x2002 });
+    assert_eq!(spi(&mut right), 0x1101);
+    left.send(&udp("10.7.1.9", "10.7.2.9", 0, 10));
+    assert_eq!(deliver(&mut left, &mut right), 1);
+    assert_eq!(right.written().len(), 1, "a late packet");
+    assert_eq!(spi(&mut right), 0x1101);
+}
+
+#[test]
 fn a_pair_supersedes_only_older_ones_of_its_session_and_traffic() {
     let (mut left, _) = ends();
     // Another session with the same destinations, as after a new login of the same user.

@@ -14,6 +14,10 @@ use crate::wire::{ExchangeType, Payload, ProtocolId};
 /// How long a replaced child still takes packets after both sides deleted it: those that are on the way.
 pub(in crate::established) const LEAVING: Duration = Duration::from_secs(3);
 
+/// Children that may take late packets at the same time, where it is the peer who deletes: one that rekeys without
+/// end waits for none.
+const MAX_LEAVING: usize = 4;
+
 /// Deletes remembered for children that we do not know yet.
 pub(in crate::established) const MAX_EARLY_DELETES: usize = 32;
 
@@ -92,7 +96,7 @@ pub(super) fn process_ike(core: &mut Core, _now: Instant, link: LinkId) {
 }
 
 /// Answers the peer's DELETE for child SAs: returns the inbound SPIs that go into the response.
-pub(in crate::established) fn handle(core: &mut Core, spis: &[u32]) -> Vec<u32> {
+pub(in crate::established) fn handle(core: &mut Core, now: Instant, spis: &[u32]) -> Vec<u32> {
     let mut ours = Vec::new();
     for spi_out in spis {
         let Some(child) = core.children.by_out(*spi_out) else {
@@ -111,7 +115,12 @@ pub(in crate::established) fn handle(core: &mut Core, spis: &[u32]) -> Vec<u32> 
         }
         //= rfc7296#section-1.4.1
         //# The recipient MUST close the designated SAs.
-        core.drop_child(spi_in, end);
+        if state == State::Replaced && core.children.leaving() < MAX_LEAVING {
+            // What we send is closed; what the peer had sent before is still on its way.
+            core.leave_child(now, spi_in);
+        } else {
+            core.drop_child(spi_in, end);
+        }
     }
     ours
 }

@@ -35,14 +35,31 @@ fn a_rekey_makes_a_successor_and_deletes_the_old_child() {
         assert_eq!(pair.a.state(old_a), Some(State::Deleting));
 
         assert_eq!(pair.reach_b().deleted(), vec![old_a]);
-        assert_eq!(pair.b.ended, vec![(old_b, ChildEnd::Rekeyed)]);
+        assert_eq!(pair.b.state(old_b), Some(State::Leaving));
+        assert_eq!(pair.b.leaving, vec![old_b], "nothing is sent by it");
+        assert!(pair.b.ended.is_empty(), "late packets are still taken");
         assert_eq!(pair.reach_a().deleted(), vec![old_b]);
         assert_eq!(pair.a.state(old_a), Some(State::Leaving));
-        assert!(pair.a.ended.is_empty(), "late packets are still taken");
+        assert!(pair.a.ended.is_empty(), "here as well");
         pair.check_one_child();
         assert_eq!(pair.a.ended, vec![(old_a, ChildEnd::Rekeyed)]);
+        assert_eq!(pair.b.ended, vec![(old_b, ChildEnd::Rekeyed)]);
         assert_eq!(pair.a.core.counters().child_rekeys, 1);
     }
+}
+
+#[test]
+fn a_peer_that_rekeys_without_end_gets_no_time_for_late_packets() {
+    let mut pair = Pair::new();
+    for round in 0..30 {
+        pair.rekey_a();
+        pair.settle();
+        let leaving = pair.b.installed.len() - pair.b.in_use().len();
+        assert!(leaving <= 4, "{leaving} in round {round}");
+        // Its own end waits in any case.
+        pair.pass(std::time::Duration::from_millis(500));
+    }
+    pair.check_one_child();
 }
 
 #[test]

@@ -74,6 +74,7 @@ pub(super) struct Side {
     pub(super) dispatch: BTreeSet<(Spi, Spi)>,
     pub(super) ended: Vec<(u32, ChildEnd)>,
     pub(super) rekeyed: Vec<(u32, u32)>,
+    pub(super) leaving: Vec<u32>,
     pub(super) ike_rekeyed: Vec<(Spi, Spi)>,
     pub(super) warnings: Vec<String>,
     pub(super) closed: Option<CloseReason>,
@@ -246,6 +247,7 @@ impl Side {
             dispatch: BTreeSet::from([(Spi(0x1111), Spi(0x2222))]),
             ended: Vec::new(),
             rekeyed: Vec::new(),
+            leaving: Vec::new(),
             ike_rekeyed: Vec::new(),
             warnings: Vec::new(),
             closed: None,
@@ -298,6 +300,7 @@ impl Side {
                 self.rekeyed.push((old_spi_in, new.spi_in));
                 assert!(self.installed.insert(new.spi_in, *new).is_none());
             }
+            Event::ChildLeaving { spi_in } => self.leaving.push(spi_in),
             Event::ChildDown { spi_in, reason } => {
                 assert!(
                     self.installed.remove(&spi_in).is_some(),
