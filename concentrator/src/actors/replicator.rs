@@ -2,7 +2,8 @@
 //!
 //! While one group is being committed the next one gathers; a record waits for at most one commit before its own.
 //! Every commit carries the slot's fence. One that is refused because the fence does not hold means that the slot is
-//! another node's.
+//! another node's, or that its owner key has gone with a lease, or that a new epoch has begun: the shell is told, and
+//! what was refused waits until the slot is put down or its fence holds again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +18,16 @@ use super::{Fault, Gone, Who, fail, panicked};
 use crate::checkpoint::Checkpointer;
 use crate::node::Node;
 use crate::records::{Change, Group};
+use crate::recovery;
 use crate::slot::{Fence, Slot, Standing};
 
 /// Wait before a commit that failed is tried again; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(10);
 /// The longest wait between two tries.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Wait before a commit that was refused is tried again.
+const REFUSED: Duration = Duration::from_millis(50);
 
 /// Writes records.
 pub struct Replicator {
@@ -31,9 +36,9 @@ pub struct Replicator {
     checkpointer: Checkpointer,
 }
 
-/// Write a checkpoint now; everything again if the fence is another one. Answered by whether all of it is queued.
+/// Write a checkpoint now; everything again if the fence is another one.
 #[derive(Message, Clone, Copy, Debug)]
-#[rtype(result = "bool")]
+#[rtype(result = "()")]
 pub(crate) struct CheckpointNow {
     pub(crate) again: bool,
 }
@@ -51,18 +56,12 @@ impl Replicator {
 }
 
 impl Replicator {
-    /// True when all of it is queued.
-    fn checkpoint(&mut self) -> bool {
+    fn checkpoint(&mut self) {
         // What is restored still says what the last owner said.
-        if matches!(
-            self.slot.standing(),
-            Standing::Serving | Standing::Holding | Standing::Frozen
-        ) {
+        if matches!(self.slot.standing(), Standing::Serving | Standing::Frozen) {
             let round = self.checkpointer.round(&self.slot);
             self.node.metrics.checkpoint(round);
-            return round.refused == 0;
         }
-        false
     }
 }
 
@@ -71,9 +70,7 @@ impl Actor for Replicator {
 
     fn started(&mut self, context: &mut Context<Self>) {
         let pump = pump(Arc::clone(&self.node), Arc::clone(&self.slot));
-        context.run_interval(self.slot.checkpoint_every, |this, _| {
-            this.checkpoint();
-        });
+        context.run_interval(self.slot.checkpoint_every, |this, _| this.checkpoint());
         // It ends with the slot.
         context.spawn(pump.into_actor(self).map(|(), _, context| context.stop()));
     }
@@ -87,13 +84,13 @@ impl Actor for Replicator {
 }
 
 impl Handler<CheckpointNow> for Replicator {
-    type Result = bool;
+    type Result = ();
 
-    fn handle(&mut self, CheckpointNow { again }: CheckpointNow, _: &mut Context<Self>) -> bool {
+    fn handle(&mut self, CheckpointNow { again }: CheckpointNow, _: &mut Context<Self>) {
         if again {
             self.checkpointer.forget();
         }
-        self.checkpoint()
+        self.checkpoint();
     }
 }
 
@@ -125,6 +122,10 @@ async fn pump(node: Arc<Node>, slot: Arc<Slot>) {
         match outcome {
             Ok(outcome) if outcome.committed => {
                 node.metrics.commit(begun.elapsed().as_secs_f64(), count as u64);
+                if slot.is_lost() {
+                    tracing::info!(slot = slot.id, "records of the slot are taken again");
+                    recovery::regain(&slot);
+                }
                 group.committed();
                 retry = RETRY_MIN;
             }
@@ -132,10 +133,16 @@ async fn pump(node: Arc<Node>, slot: Arc<Slot>) {
                 // The fence was set while the transaction ran: the shell knows better than the store's answer.
                 drop(group);
                 if slot.fence() == fence {
-                    node.metrics.fenced();
-                    tracing::warn!(slot = slot.id, records = count, "another node owns the slot");
-                    slot.lose();
-                    return;
+                    if !slot.is_lost() {
+                        node.metrics.fenced();
+                        tracing::warn!(
+                            slot = slot.id,
+                            records = count,
+                            "the store says that the slot is not ours"
+                        );
+                        slot.lose();
+                    }
+                    tokio::time::sleep(REFUSED).await;
                 }
             }
             Err(error) => {

@@ -159,6 +159,15 @@ impl Shared {
         generation
     }
 
+    /// The store has an earlier generation again.
+    pub async fn put_back(&self, slot: u8, generation: u64) {
+        let value = generation.to_string().into_bytes();
+        self.store
+            .put_if(&Self::key(slot), value, Expect::Any)
+            .await
+            .unwrap();
+    }
+
     /// A node claims a slot, restores it and serves it.
     pub async fn take(&self, node: &Arc<Node>, id: u8) -> (Arc<Slot>, recovery::Report) {
         let generation = self.claim(id).await;
