@@ -68,8 +68,6 @@ pub struct Round {
     pub octets: usize,
     /// Marks that had no room.
     pub left_out: usize,
-    /// Chunks that the queue had no room for: the next round tries again.
-    pub refused: usize,
 }
 
 impl Checkpointer {
@@ -99,12 +97,13 @@ impl Checkpointer {
             };
             round.chunks += 1;
             round.octets += blob.len();
-            let queued = slot
+            // A full queue: the next round tries again.
+            if slot
                 .records
-                .submit(name, Change::Put(blob), Priority::Bookkeeping, None);
-            match queued {
-                Ok(()) => *written = Some(now),
-                Err(_) => round.refused += 1,
+                .submit(name, Change::Put(blob), Priority::Bookkeeping, None)
+                .is_ok()
+            {
+                *written = Some(now);
             }
         }
         for index in chunks.len()..before {

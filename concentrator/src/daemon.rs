@@ -32,6 +32,8 @@ use crate::keylog::KeyLogWriter;
 use crate::management::{self, Servers};
 use crate::node::{Node, Parts};
 use crate::recovery;
+use crate::session::Session;
+use crate::slot::Slot;
 use crate::sockets::{IkeSocket, Sockets};
 use crate::telemetry::{Telemetry, serve_prometheus};
 
@@ -188,7 +190,10 @@ async fn assemble(
         slots,
         arbiters,
         holder,
-        sockets: Sockets::new(sockets?),
+        sockets: Sockets::new(
+            sockets?,
+            prepared.as_ref().map(|prepared| Arc::clone(&prepared.until)),
+        ),
         runtime: runtime.clone(),
         key_log,
         cookies: prepared.as_ref().map(|prepared| prepared.cookies.clone()),
@@ -428,20 +433,31 @@ async fn follow_registry(node: Arc<Node>, mut complete: bool) {
 /// Ends sessions whose tenant or connection is gone or disabled.
 fn end_orphans(node: &Node) {
     for session in node.sessions.page(None, usize::MAX) {
-        let facts = &session.facts;
-        let tenant = node
+        end_if_orphan(node, &session);
+    }
+}
+
+/// The same for the sessions of one slot.
+pub(crate) fn end_orphans_of(node: &Node, slot: &Slot) {
+    for session in &slot.sessions {
+        end_if_orphan(node, &session);
+    }
+}
+
+fn end_if_orphan(node: &Node, session: &Arc<Session>) {
+    let facts = &session.facts;
+    let tenant = node
+        .registry
+        .tenant(&facts.tenant)
+        .is_some_and(|tenant| !tenant.disabled);
+    let stays = tenant
+        && node
             .registry
-            .tenant(&facts.tenant)
-            .is_some_and(|tenant| !tenant.disabled);
-        let stays = tenant
-            && node
-                .registry
-                .connection(&facts.tenant, &facts.connection)
-                .is_some_and(|connection| !connection.disabled);
-        if !stays && let Some(addr) = session.addr.load_full() {
-            session.update(|standing| standing.state = "closing");
-            node.sessions.changed(&session);
-            addr.do_send(Order(ike::Command::Close));
-        }
+            .connection(&facts.tenant, &facts.connection)
+            .is_some_and(|connection| !connection.disabled);
+    if !stays && let Some(addr) = session.addr.load_full() {
+        session.update(|standing| standing.state = "closing");
+        node.sessions.changed(session);
+        addr.do_send(Order(ike::Command::Close));
     }
 }

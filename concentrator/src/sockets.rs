@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use ike::Transmit;
 
@@ -90,12 +92,14 @@ pub struct Sockets {
     all: Vec<Arc<IkeSocket>>,
     by_canonical: HashMap<SocketAddr, usize>,
     by_address: HashMap<IpAddr, SocketAddr>,
+    /// Nanoseconds since boot up to which a node of a cluster may speak; the workers heed the same.
+    until: Option<Arc<AtomicU64>>,
 }
 
 impl Sockets {
-    /// In the order in which they are given.
+    /// In the order in which they are given. Nothing is sent after `until`, in nanoseconds since boot.
     #[must_use]
-    pub fn new(sockets: Vec<IkeSocket>) -> Self {
+    pub fn new(sockets: Vec<IkeSocket>, until: Option<Arc<AtomicU64>>) -> Self {
         let all: Vec<_> = sockets.into_iter().map(Arc::new).collect();
         let by_canonical = all
             .iter()
@@ -111,6 +115,7 @@ impl Sockets {
             all,
             by_canonical,
             by_address,
+            until,
         }
     }
 
@@ -127,6 +132,9 @@ impl Sockets {
 
     /// Sends one message. What the kernel does not take is lost, as on any network: IKE sends again.
     pub fn answer(&self, local: SocketAddr, remote: SocketAddr, message: &[u8]) {
+        if !self.may_speak() {
+            return tracing::debug!("a message was not sent: this node's time is over");
+        }
         let socket = self
             .by_canonical
             .get(&local)
@@ -139,6 +147,14 @@ impl Sockets {
             }
             None => tracing::debug!(%local, "there is no such socket"),
         }
+    }
+
+    /// A node that was stopped and goes on finds its time over, and others may speak for its slots already.
+    fn may_speak(&self) -> bool {
+        self.until.as_ref().is_none_or(|until| {
+            let until = until.load(Ordering::Acquire);
+            dataplane::boot_time() < Duration::from_nanos(until)
+        })
     }
 
     /// Where ESP in UDP of a canonical local address is really bound.
@@ -165,7 +181,7 @@ mod tests {
     fn port_4500_has_the_marker_and_port_500_has_not() {
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let sockets = Sockets::new(vec![socket(false), socket(true)]);
+        let sockets = Sockets::new(vec![socket(false), socket(true)], None);
         let mut buffer = [0; 64];
         for (port, expected) in [(500, &b"hello"[..]), (4500, &b"\0\0\0\0hello"[..])] {
             let local = SocketAddr::new("127.0.0.1".parse().unwrap(), port);
@@ -181,5 +197,19 @@ mod tests {
         assert_eq!(sockets.all()[0].strip(b"\xff"), Some(&b"\xff"[..]));
         let canonical = sockets.all()[1].canonical();
         assert_eq!(sockets.real_local(canonical), sockets.all()[1].local());
+    }
+    #[test]
+    fn nothing_is_said_after_the_nodes_time() {
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let until = Arc::new(AtomicU64::new(0));
+        let sockets = Sockets::new(vec![socket(false)], Some(Arc::clone(&until)));
+        let local = sockets.all()[0].canonical();
+        sockets.answer(local, peer.local_addr().unwrap(), b"too late");
+        until.store(u64::MAX, Ordering::Release);
+        sockets.answer(local, peer.local_addr().unwrap(), b"in time");
+        let mut buffer = [0; 64];
+        let (length, _) = peer.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"in time");
     }
 }

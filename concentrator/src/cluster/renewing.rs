@@ -27,7 +27,7 @@ pub struct Renewing {
     opening: Mutex<()>,
     /// Whether fenced writes are held back after the store went back.
     careful: bool,
-    /// The highest epoch that a write was fenced with.
+    /// The highest epoch that the present etcd has taken a write of.
     epoch: AtomicU64,
     /// Writes fenced with this epoch or an earlier one are held back.
     barred: AtomicU64,
@@ -92,7 +92,6 @@ impl Renewing {
     /// Refuses for now what is fenced with an epoch from before the store went back.
     fn admit(&self, txn: &Txn) -> Result<(), StoreError> {
         let Some(epoch) = epoch_of(txn) else { return Ok(()) };
-        self.epoch.fetch_max(epoch, Ordering::AcqRel);
         let barred = self.barred.load(Ordering::Acquire);
         if barred != NONE && epoch <= barred {
             return Err(StoreError::Unavailable {
@@ -151,7 +150,14 @@ impl Store for Renewing {
             self.admit(&txn)?;
         }
         let etcd = self.etcd();
+        let epoch = epoch_of(&txn);
         let answer = etcd.txn(txn).await;
+        if let (Ok(outcome), Some(epoch)) = (&answer, epoch)
+            && outcome.committed
+        {
+            // Only what was taken: the first write of a new epoch may be what finds out that this etcd is the old one.
+            self.epoch.fetch_max(epoch, Ordering::AcqRel);
+        }
         self.seen(&etcd, answer).await
     }
 

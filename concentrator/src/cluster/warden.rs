@@ -26,6 +26,15 @@ use crate::slot::{Slot, SlotStart};
 /// Between two checkpoints: what can be replayed after a takeover lies within one.
 const CHECKPOINT: Duration = Duration::from_secs(1);
 
+/// How long a hand-over waits for IKE SAs that are being established.
+const OPENING: Duration = Duration::from_millis(500);
+/// Between two looks at them.
+const LOOK: Duration = Duration::from_millis(5);
+/// Between two reports that writes of a slot are refused.
+const DOUBTED: Duration = Duration::from_millis(250);
+/// When it is looked whether sessions that were taken over may still be: what was configured while they had no owner is
+/// known here by then.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Between two tries to read the leases of addresses; doubles.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest.
@@ -100,8 +109,26 @@ impl Warden {
             sealer: None,
         };
         shared.runtime.spawn(async move {
-            while let Some(task) = receiver.recv().await {
-                warden.carry_out(task).await;
+            let mut next = None;
+            loop {
+                let task = match next.take() {
+                    Some(task) => Some(task),
+                    None => receiver.recv().await,
+                };
+                match task {
+                    // It waits for the store, which may not answer for long: what the core wants then comes first.
+                    Some(Task::Freeze(generation)) => {
+                        tokio::select! {
+                            () = warden.freeze(generation) => {}
+                            task = receiver.recv() => match task {
+                                Some(task) => next = Some(task),
+                                None => return,
+                            },
+                        }
+                    }
+                    Some(task) => warden.carry_out(task).await,
+                    None => return,
+                }
             }
         });
         Way { sender, over }
@@ -137,6 +164,7 @@ impl Warden {
             Task::Freeze(generation) => self.freeze(generation).await,
             Task::Thaw(_) => {
                 if let Some(present) = self.present() {
+                    present.set_closing(false);
                     recovery::thaw(&present);
                 }
             }
@@ -247,6 +275,7 @@ impl Warden {
         let ready = since.elapsed();
         self.call_hook("acquire", generation);
         self.read_leases(&present);
+        self.end_orphans(&present);
         shared.metrics.takeover(planned, listed, restored, ready);
         tracing::info!(
             slot,
@@ -293,19 +322,34 @@ impl Warden {
         });
     }
 
+    /// Ends sessions whose tenant or connection was deleted or disabled while they were on their way here.
+    fn end_orphans(&self, present: &Arc<Slot>) {
+        let (present, node) = (Arc::clone(present), Arc::clone(&self.shared.node));
+        self.shared.runtime.spawn(async move {
+            tokio::time::sleep(SETTLED).await;
+            if !present.is_ended() {
+                crate::daemon::end_orphans_of(&node, &present);
+            }
+        });
+    }
+
     /// Says so when a write of the slot is refused.
     fn watch_fence(&self, present: &Arc<Slot>, generation: u64) {
         let (present, shared) = (Arc::clone(present), Arc::clone(&self.shared));
         let slot = self.table.id;
         let fences = Arc::clone(&self.shared.fences);
         self.shared.runtime.spawn(async move {
-            tokio::select! {
-                () = present.lost() => {
-                    shared.metrics.fenced();
-                    let generation = fences.get(slot).map_or(generation, |fence| fence.generation);
-                    shared.pacemaker().input(Input::Fenced { slot, generation });
+            loop {
+                tokio::select! {
+                    () = present.lost() => {
+                        shared.metrics.fenced();
+                        let generation = fences.get(slot).map_or(generation, |fence| fence.generation);
+                        shared.pacemaker().input(Input::Fenced { slot, generation });
+                    }
+                    () = ended(&present) => return,
                 }
-                () = ended(&present) => {}
+                // The core finds out whose it is; as long as writes are refused it is asked to.
+                tokio::time::sleep(DOUBTED).await;
             }
         });
     }
@@ -319,12 +363,13 @@ impl Warden {
                 reason: "it is not here".to_owned(),
             });
         };
-        // Behind a dead link nobody can finish a login.
-        let half_open = match self.shared.addresses.linked() {
-            true => recovery::HALF_OPEN,
-            false => Duration::ZERO,
-        };
-        match recovery::freeze(&self.shared.node, &present, half_open).await {
+        // Those who are coming in finish, new ones knock at the next owner's door; ESP goes on all the time.
+        present.set_closing(true);
+        let begun = Instant::now();
+        while present.opening() > 0 && begun.elapsed() < OPENING && !self.is_over(generation) {
+            tokio::time::sleep(LOOK).await;
+        }
+        match recovery::freeze(&self.shared.node, &present).await {
             Ok(()) => self.tell(Input::Frozen { slot, generation }),
             // The core gives the hand-over up when nothing comes.
             Err(error) => tracing::warn!(slot, generation, %error, "the slot cannot be handed over"),
@@ -347,14 +392,7 @@ impl Warden {
             let written = self.shared.stores.control.txn(txn).await?;
             anyhow::ensure!(written.committed, "the slot is another node's");
         }
-        let rewritten = recovery::refence(&present, fence.generation, Some(comparisons(fence)));
-        // A drop must not wait for it.
-        self.shared.runtime.spawn(async move {
-            match rewritten.await {
-                Ok(sessions) => tracing::info!(slot, sessions, "everything is written again"),
-                Err(error) => tracing::warn!(slot, %error, "not everything is written again"),
-            }
-        });
+        recovery::refence(&present, fence.generation, Some(comparisons(fence))).await;
         Ok(())
     }
 

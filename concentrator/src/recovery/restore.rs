@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use dataplane::{SaPair, WorkerCommand};
 use futures::future::join_all;
 use ike::IkeSa;
 use store::StoreError;
+use tenants::PoolError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Arrival, RecoveryError, Revived};
@@ -16,7 +16,7 @@ use crate::actors::IkeSaActor;
 use crate::ceiling::{self, Ceiling, Numbers, Spent};
 use crate::checkpoint::Marks;
 use crate::install;
-use crate::node::{Node, WorkerSlot};
+use crate::node::Node;
 use crate::records::{Change, Priority};
 use crate::sa_record::{self, CEILING_PREFIX, ChildRecord, SaRecord};
 use crate::session::{Child, Facts, Outer, Session};
@@ -26,8 +26,8 @@ use crate::slot::{AGE_MAX, Slot};
 const PAGE: usize = 1_000;
 /// Sessions that an arbiter restores before its other actors have their turn.
 const TURN: usize = 16;
-/// Sessions whose SAs the workers get with one command each.
-const BATCH: usize = 256;
+/// SAs that a worker gets with one command.
+const PAIRS: usize = 256;
 /// How long the workers may take to obey.
 const OBEYED: Duration = Duration::from_secs(2);
 /// Generations before the 16 bits come round at which keys are not used any more, not even to replace them.
@@ -163,7 +163,7 @@ async fn restore_share(
     arrival: Arrival,
 ) -> Report {
     let mut report = Report::default();
-    let mut batch = Batch::default();
+    let mut pairs = Pairs::default();
     for (count, (id, name, blob)) in share.into_iter().enumerate() {
         if count % TURN == TURN - 1 {
             tokio::task::yield_now().await;
@@ -175,22 +175,30 @@ async fn restore_share(
         match restore_one(node, slot, &name, &blob, beside) {
             Ok((revived, numbers)) => {
                 let session = Arc::clone(&revived.session);
-                keep_addresses(node, &session.facts).await;
+                if !keep_addresses(node, &session.facts).await && slot.share().is_some() {
+                    tracing::warn!(
+                        record = name,
+                        "another session has its address, it is not carried on"
+                    );
+                    let _ = node.authenticator.take(id);
+                    // Deletions are always taken.
+                    let _ = slot.records.submit(name, Change::Delete, Priority::Delete, None);
+                    report.dropped += 1;
+                    continue;
+                }
                 let children = session.children();
                 report.restored += 1;
                 report.children += children.len();
                 report.spent += children.iter().filter(|child| child.is_spent()).count();
                 for (child, numbers) in numbers {
-                    batch.add(node, slot, child, numbers);
+                    let pair = install::pair(node, slot, &child, numbers.first, numbers.last);
+                    pairs.add(node, pair);
                 }
                 node.metrics.session(&session.facts.tenant, 1);
                 node.ensure_tenant(&session.facts.tenant);
                 slot.sessions.insert(id, Arc::clone(&session));
                 node.sessions.add(session);
-                batch.revived.push(revived);
-                if batch.revived.len() >= BATCH {
-                    batch.send(node, slot, &arrival);
-                }
+                IkeSaActor::revive_here(node, slot, revived, arrival.clone());
             }
             Err(error) => {
                 tracing::warn!(record = name, %error, "a session is not carried on");
@@ -200,38 +208,31 @@ async fn restore_share(
             }
         }
     }
-    batch.send(node, slot, &arrival);
+    pairs.send(node);
     report
 }
 
-/// Sessions and their pairs for the workers, many at a time: the workers' queues are made for commands, not for SAs.
+/// Pairs for the workers, sent many at a time: their queues are made for commands, not for SAs.
 #[derive(Default)]
-struct Batch {
-    pairs: BTreeMap<u8, Vec<SaPair>>,
-    children: Vec<(u8, Arc<Child>)>,
-    revived: Vec<Revived>,
+struct Pairs {
+    by_worker: BTreeMap<u8, Vec<SaPair>>,
 }
 
-impl Batch {
-    fn add(&mut self, node: &Node, slot: &Slot, child: Arc<Child>, numbers: Numbers) {
-        let pair = install::pair(node, slot, &child, numbers.first, numbers.last);
+impl Pairs {
+    fn add(&mut self, node: &Node, pair: SaPair) {
         let worker = node.serving_worker(pair.inbound.spi);
-        self.pairs.entry(worker).or_default().push(pair);
-        self.children.push((worker, child));
+        let pairs = self.by_worker.entry(worker).or_default();
+        pairs.push(pair);
+        if pairs.len() >= PAIRS {
+            node.command(worker, WorkerCommand::InstallMany(std::mem::take(pairs)));
+        }
     }
 
-    /// First the pairs, then the actors: an actor that finds its worker started anew has the SA installed again, and
-    /// that has to come after this.
-    fn send(&mut self, node: &Arc<Node>, slot: &Arc<Slot>, arrival: &Arrival) {
-        for (worker, child) in self.children.drain(..) {
-            let starts = node.worker(worker).map_or(0, WorkerSlot::starts);
-            child.given.store(starts, Ordering::Release);
-        }
-        for (worker, pairs) in std::mem::take(&mut self.pairs) {
-            node.command(worker, WorkerCommand::InstallMany(pairs));
-        }
-        for revived in self.revived.drain(..) {
-            IkeSaActor::revive_here(node, slot, revived, arrival.clone());
+    fn send(self, node: &Node) {
+        for (worker, pairs) in self.by_worker {
+            if !pairs.is_empty() {
+                node.command(worker, WorkerCommand::InstallMany(pairs));
+            }
         }
     }
 }
@@ -244,19 +245,22 @@ pub(super) async fn workers_obeyed(node: &Node) {
         node.command(index, WorkerCommand::ReadCounters(Box::new(move |_| drop(send))));
         answers.push(receive);
     }
-    // A worker that dies meanwhile drops the question; its successor gets its SAs again by their actors.
+    // A worker that dies meanwhile drops the question; its successor gets its SAs by their actors.
     let _ = tokio::time::timeout(OBEYED, join_all(answers)).await;
 }
 
-/// The session's addresses stay its own.
-async fn keep_addresses(node: &Node, facts: &Facts) {
+/// The session's addresses stay its own; false when one of them is another's.
+async fn keep_addresses(node: &Node, facts: &Facts) -> bool {
+    let mut own = true;
     for lease in &facts.leases {
         if let Some(pool) = node.registry.pool(&facts.tenant, &lease.pool)
             && let Err(error) = pool.claim(&lease.owner, lease.address).await
         {
+            own &= !matches!(error, PoolError::Taken { .. });
             tracing::warn!(tenant = facts.tenant, %error, "a carried-on session's address is not its own any more");
         }
     }
+    own
 }
 
 fn restore_one(
@@ -299,7 +303,10 @@ fn restore_one(
     node.authenticator
         .adopt(facts.id, &facts.tenant, facts.leases.clone());
     let mut sending = Vec::new();
-    for child in record.children {
+    let mut children = record.children;
+    // The last one that a worker gets is the one that it sends by.
+    children.sort_by_key(|child| child.made_millis);
+    for child in children {
         let spi_in = child.sa.spi_in;
         let numbers = match numbers(slot, &child, beside.ceilings.get(&spi_in)) {
             Ok(numbers) => Some(numbers),
