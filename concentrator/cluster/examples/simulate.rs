@@ -22,8 +22,12 @@ mod check;
 mod client;
 #[path = "../tests/sim/etcd.rs"]
 mod etcd;
+#[path = "../tests/sim/exchange.rs"]
+mod exchange;
 #[path = "../tests/sim/faults.rs"]
 mod faults;
+#[path = "../tests/sim/follow.rs"]
+mod follow;
 #[path = "../tests/sim/link.rs"]
 mod link;
 #[path = "../tests/sim/random.rs"]
@@ -32,6 +36,8 @@ mod random;
 mod run;
 #[path = "../tests/sim/shell.rs"]
 mod shell;
+#[path = "../tests/sim/what.rs"]
+mod what;
 #[path = "../tests/sim/world.rs"]
 mod world;
 

@@ -235,7 +235,7 @@ impl Core {
         let on = !answers
             && all
             && heard > members / 2
-            && self.view.ever
+            && self.view.first.is_some()
             && self.holds_any()
             && self.may_forward();
         if on {

@@ -20,6 +20,7 @@ pub mod backup;
 mod balance;
 mod claim;
 mod core;
+mod detect;
 mod epoch;
 mod event;
 mod fence;

@@ -130,8 +130,8 @@ pub(crate) struct View {
     pub(crate) synced_since: Boot,
     /// How many listings have begun.
     pub(crate) era: u64,
-    /// Whether anything has ever been told completely.
-    pub(crate) ever: bool,
+    /// When everything was told for the first time.
+    pub(crate) first: Option<Boot>,
 }
 
 impl View {
@@ -179,7 +179,8 @@ impl View {
     pub(crate) fn finish(&mut self, now: Boot) {
         let era = self.era;
         if !self.synced {
-            (self.synced, self.synced_since, self.ever) = (true, now, true);
+            (self.synced, self.synced_since) = (true, now);
+            self.first.get_or_insert(now);
         }
         self.epoch.sweep(era, now);
         for card in self.cards.values_mut() {

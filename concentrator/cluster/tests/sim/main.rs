@@ -18,12 +18,15 @@
 mod check;
 mod client;
 mod etcd;
+mod exchange;
 mod faults;
+mod follow;
 mod link;
 mod random;
 mod run;
 mod scenes;
 mod shell;
+mod what;
 mod world;
 
 use run::{options_of, run};
