@@ -68,6 +68,8 @@ pub struct Round {
     pub octets: usize,
     /// Marks that had no room.
     pub left_out: usize,
+    /// Chunks that the queue had no room for: the next round tries again.
+    pub refused: usize,
 }
 
 impl Checkpointer {
@@ -97,13 +99,12 @@ impl Checkpointer {
             };
             round.chunks += 1;
             round.octets += blob.len();
-            // A full queue: the next round tries again.
-            if slot
+            let queued = slot
                 .records
-                .submit(name, Change::Put(blob), Priority::Bookkeeping, None)
-                .is_ok()
-            {
-                *written = Some(now);
+                .submit(name, Change::Put(blob), Priority::Bookkeeping, None);
+            match queued {
+                Ok(()) => *written = Some(now),
+                Err(_) => round.refused += 1,
             }
         }
         for index in chunks.len()..before {

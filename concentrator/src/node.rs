@@ -43,6 +43,8 @@ pub struct WorkerSlot {
     /// The thread.
     handle: Mutex<Option<WorkerHandle>>,
     running: AtomicBool,
+    /// How often the thread was started, the first time included.
+    starts: AtomicU32,
     /// How often the thread was started again.
     pub restarts: AtomicU32,
     /// Packets in, packets out, drops as last read.
@@ -55,6 +57,7 @@ impl WorkerSlot {
             actor: ArcSwapOption::empty(),
             handle: Mutex::new(None),
             running: AtomicBool::new(false),
+            starts: AtomicU32::new(0),
             restarts: AtomicU32::new(0),
             counted: Default::default(),
         }
@@ -64,6 +67,13 @@ impl WorkerSlot {
     #[must_use]
     pub fn runs(&self) -> bool {
         self.running.load(Ordering::Acquire)
+    }
+
+    /// How often the thread was started. Who sees the same number before a command and when its child SA can be found has
+    /// told the thread that runs now, or is told to install it again.
+    #[must_use]
+    pub fn starts(&self) -> u32 {
+        self.starts.load(Ordering::Acquire)
     }
 
     /// Keeps what the management API shows of the counters.
@@ -331,6 +341,8 @@ impl Node {
         )?;
         slot.running.store(true, Ordering::Release);
         *slot.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+        // After the handle: a command that was told before may have gone to the thread that died.
+        slot.starts.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 

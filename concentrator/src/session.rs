@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -166,6 +166,8 @@ pub struct Child {
     pub last_in_millis: AtomicU64,
     /// The highest sequence number received.
     pub highest_in: AtomicU64,
+    /// Which start of its worker's thread it was given to, when it was carried on.
+    pub given: AtomicU32,
     /// Outbound sequence numbers up to this one are reserved.
     pub ceiling: AtomicU64,
     outer: Mutex<Outer>,
@@ -220,6 +222,7 @@ impl Child {
             base: Totals::default(),
             last_in_millis: AtomicU64::new(0),
             highest_in: AtomicU64::new(checkpoint),
+            given: AtomicU32::new(0),
             ceiling: AtomicU64::new(numbers.map_or(0, |numbers| numbers.last)),
             outer: Mutex::new(outer),
         })
@@ -296,6 +299,13 @@ impl Session {
     #[must_use]
     pub fn name(&self) -> String {
         format!("{:016x}", self.facts.id)
+    }
+
+    /// Whether the hard lifetime of its IKE SA's keys has passed.
+    #[must_use]
+    pub fn expired(&self, now: SystemTime) -> bool {
+        let lifetime = Duration::from_secs(self.facts.ike_lifetime_secs);
+        !lifetime.is_zero() && lock(&self.standing).keyed + lifetime <= now
     }
 
     /// Changes what changes.

@@ -10,6 +10,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use common::slots::{Shared, address, fence};
 use common::{Client, Daemon, eventually, in_namespace};
 use concentrator::actors::Fault;
 use concentrator::recovery;
-use concentrator::slot::slot_of_session;
+use concentrator::slot::{Standing, slot_of_session};
 
 const SECOND: Duration = Duration::from_secs(1);
 const PORTS: (u16, u16) = (500, 4500);
@@ -88,7 +89,7 @@ fn a_slot_moves_to_another_node_and_its_sessions_live_on() {
     runtime.block_on(async {
         eventually("the checkpoint", || session.unstored_ids().is_some());
         assert_eq!(shared.names(1, "sa/").await.len(), 1);
-        recovery::freeze(&first.node, &moving).await.unwrap();
+        recovery::freeze(&first.node, &moving, SECOND).await.unwrap();
         recovery::put_down(&first.node, &moving).await;
     });
     assert!(first.node.slots.get(1).is_none());
@@ -240,7 +241,9 @@ fn a_frozen_slot_stands_still_and_goes_on_when_it_is_thawed() {
     let mut alice = client(0, "127.0.0.2", "alice@acme.example");
     alice.login();
     assert!(alice.alive(5 * SECOND));
-    runtime.block_on(recovery::freeze(&node.node, &slot)).unwrap();
+    runtime
+        .block_on(recovery::freeze(&node.node, &slot, SECOND))
+        .unwrap();
     assert!(slot.records.is_empty());
     assert_eq!(runtime.block_on(shared.names(0, "cp/")).len(), 1);
     let before = runtime.block_on(shared.store_of(0));
@@ -260,6 +263,54 @@ fn a_frozen_slot_stands_still_and_goes_on_when_it_is_thawed() {
     assert!(alice.run(10 * SECOND, |alice| !alice.children.is_empty()
         && alice.children.iter().all(|child| child.spi_out != spi_in)));
     assert!(alice.alive(5 * SECOND));
+    node.drain();
+}
+
+/// Before a slot is frozen, those who are logging in may finish, and nobody new is heard; the wait for them has an end.
+#[test]
+fn logins_finish_before_a_slot_is_frozen() {
+    if !in_namespace("logins_finish_before_a_slot_is_frozen") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let shared = Shared::new(directory.path());
+    let runtime = runtime();
+    let node = shared.node("a", &[0, 1], PORTS);
+    runtime.block_on(provision(&node));
+    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
+    let freeze = |patience| {
+        let (node, slot) = (Arc::clone(&node.node), Arc::clone(&slot));
+        runtime.spawn(async move { recovery::freeze(&node, &slot, patience).await })
+    };
+    // The first message alone.
+    let mut alice = client(0, "127.0.0.2", "alice@acme.example");
+    assert!(!alice.run(Duration::ZERO, |_| false));
+    eventually("a half-open IKE SA", || slot.half_open() == 1);
+    let begun = Instant::now();
+    let frozen = freeze(60 * SECOND);
+    eventually("nobody new", || slot.standing() == Standing::Holding);
+    let mut bob = client(0, "127.0.0.3", "bob@acme.example");
+    assert!(!bob.run(SECOND / 5, |bob| bob.received > 0), "held back");
+    alice.login();
+    runtime.block_on(frozen).unwrap().unwrap();
+    assert!(begun.elapsed() < 30 * SECOND, "it has waited for alice alone");
+    assert_eq!((slot.standing(), slot.half_open()), (Standing::Frozen, 0));
+    assert_eq!(runtime.block_on(shared.names(0, "sa/")).len(), 1, "alice's");
+    assert!(!bob.run(SECOND / 5, |bob| bob.received > 0));
+    recovery::thaw(&slot);
+    assert!(alice.alive(5 * SECOND));
+    bob.login();
+
+    // Carol says no more.
+    let mut carol = client(0, "127.0.0.4", "carol@acme.example");
+    assert!(!carol.run(Duration::ZERO, |_| false));
+    eventually("a half-open IKE SA", || slot.half_open() == 1);
+    let begun = Instant::now();
+    runtime.block_on(freeze(SECOND / 5)).unwrap().unwrap();
+    assert!(begun.elapsed() >= SECOND / 5);
+    assert!(!carol.run(SECOND / 5, |carol| carol.received > 1), "silence");
+    recovery::thaw(&slot);
+    carol.login();
     node.drain();
 }
 
@@ -347,11 +398,136 @@ fn an_actor_that_is_made_again_raises_the_slots_generation() {
     // Everything again under a later generation: after the store was put back.
     runtime.block_on(async {
         let generation = shared.claim(0).await;
-        recovery::refence(&slot, generation, Some(fence(0, generation))).await;
+        let rewritten = recovery::refence(&slot, generation, Some(fence(0, generation)));
+        assert_eq!(rewritten.await, Ok(1));
         slot.records.flush().await.unwrap();
     });
     assert!(!slot.is_lost());
     assert!(rekeys(&mut alice, 5 * SECOND));
+    node.drain();
+}
+
+/// The store is out of reach when an actor panics: its session waits for it, and goes on.
+#[test]
+fn a_session_waits_for_its_record() {
+    if !in_namespace("a_session_waits_for_its_record") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let shared = Shared::new(directory.path());
+    let runtime = runtime();
+    let node = shared.node("a", &[0, 1], PORTS);
+    runtime.block_on(provision(&node));
+    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
+    let mut alice = client(0, "127.0.0.2", "alice@acme.example");
+    alice.login();
+    let session = node.node.sessions.page(None, 1).remove(0);
+    let before = session.addr.load_full().unwrap();
+    shared.store.gone.store(true, Ordering::Release);
+    before.do_send(Fault);
+    eventually("the actor is gone", || !before.connected());
+    assert!(!alice.alive(SECOND / 2), "nobody speaks for it");
+    assert_eq!((node.node.sessions.len(), node.node.children.len()), (1, 1));
+    assert_eq!(slot.generation(), 1);
+    shared.store.gone.store(false, Ordering::Release);
+    eventually("a new actor", || {
+        session.addr.load_full().is_some_and(|addr| addr.connected())
+    });
+    assert_eq!(slot.generation(), 2);
+    assert!(alice.alive(5 * SECOND) && rekeys(&mut alice, 5 * SECOND));
+    node.drain();
+}
+
+/// Worker threads that die while a slot is restored lose no SA: not those whose actors come later, either.
+#[test]
+fn workers_that_die_during_a_restoration_get_every_sa_again() {
+    if !in_namespace("workers_that_die_during_a_restoration_get_every_sa_again") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let shared = Shared::new(directory.path());
+    let runtime = runtime();
+    let node = shared.node("a", &[0, 1], PORTS);
+    runtime.block_on(provision(&node));
+    let (mut slot, _) = runtime.block_on(shared.take(&node.node, 0));
+    for (user, host) in ["alice", "bob", "carol", "dave"].iter().zip(2..) {
+        client(0, &format!("127.0.0.{host}"), &format!("{user}@acme.example")).login();
+    }
+    let installed = || {
+        let mut installed = 0;
+        for worker in 0..2 {
+            let (reply, answer) = std::sync::mpsc::channel();
+            let reply = Box::new(move |stats: Vec<dataplane::SaStats>| {
+                let _ = reply.send(stats.len());
+            });
+            node.node
+                .command(worker, dataplane::WorkerCommand::ReadStats(reply));
+            installed += answer.recv_timeout(SECOND).unwrap_or(0);
+        }
+        installed
+    };
+    for round in 0..6 {
+        runtime.block_on(recovery::put_down(&node.node, &slot));
+        assert_eq!(installed(), 0);
+        for worker in 0..2 {
+            // What is behind it in the queue is lost.
+            node.node.command(worker, dataplane::WorkerCommand::Panic);
+        }
+        let report;
+        (slot, report) = runtime.block_on(shared.take(&node.node, 0));
+        assert_eq!(report.children, 4);
+        eventually(&format!("every SA in round {round}"), || installed() == 4);
+    }
+    node.drain();
+}
+
+/// Every record is written again, also that of a session whose actor has just panicked: nothing is left under the old key.
+#[test]
+fn everything_is_queued_when_a_slot_has_been_rewritten() {
+    if !in_namespace("everything_is_queued_when_a_slot_has_been_rewritten") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let shared = Shared::new(directory.path());
+    let runtime = runtime();
+    let node = shared.node("a", &[0, 1], PORTS);
+    runtime.block_on(provision(&node));
+    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
+    let mut clients: Vec<_> = ["alice", "bob", "carol"]
+        .iter()
+        .zip(2..)
+        .map(|(user, host)| client(0, &format!("127.0.0.{host}"), &format!("{user}@acme.example")))
+        .collect();
+    for client in &mut clients {
+        client.login();
+    }
+    runtime.block_on(slot.records.flush()).unwrap();
+    let records = || {
+        let mut all = runtime.block_on(shared.store_of(0));
+        // Ceilings of children that are older than the generation come in addition.
+        all.retain(|(name, _)| name.contains("/sa/"));
+        all
+    };
+    for _ in 0..3 {
+        let before = records();
+        let session = node.node.sessions.of_user("acme", "bob@acme.example").remove(0);
+        session.addr.load_full().unwrap().do_send(Fault);
+        runtime.block_on(async {
+            assert_eq!(recovery::rewrite(&slot).await, Ok(3));
+            slot.records.flush().await.unwrap();
+        });
+        let after = records();
+        assert_eq!(after.len(), 3);
+        for ((name, old), (same, new)) in before.iter().zip(&after) {
+            assert_eq!(name, same);
+            assert!(new.revision > old.revision, "{name} is as it was");
+        }
+    }
+    for client in &mut clients {
+        assert!(client.alive(5 * SECOND));
+    }
+    runtime.block_on(recovery::put_down(&node.node, &slot));
+    assert!(runtime.block_on(recovery::rewrite(&slot)).is_err());
     node.drain();
 }
 
@@ -377,7 +553,7 @@ fn many_sessions_are_restored_quickly() {
     }
     for _ in 0..3 {
         runtime.block_on(async {
-            recovery::freeze(&node.node, &slot).await.unwrap();
+            recovery::freeze(&node.node, &slot, SECOND).await.unwrap();
             let begun = Instant::now();
             recovery::put_down(&node.node, &slot).await;
             let down = begun.elapsed();

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use actix::{Actor, ActorContext as _, Addr, AsyncContext as _, Context, Handler, Message};
 use dataplane::{WorkerCommand, WorkerEvent};
@@ -12,7 +13,7 @@ use tenants::model::RekeyPolicy;
 use super::{Fault, Gone, IkeSaActor, Order, Resave, Who, fail, panicked};
 use crate::ceiling::{self, Ceiling};
 use crate::install;
-use crate::node::Node;
+use crate::node::{Node, WorkerSlot};
 use crate::records::{Full, Stored, Waiter};
 use crate::sa_record;
 use crate::session::{Child, Outer};
@@ -20,6 +21,8 @@ use crate::slot::Slot;
 
 /// Messages that wait for one child SA.
 const MAILBOX: usize = 64;
+/// Wait before a ceiling that a full queue refused is offered again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Something that the worker says of this SA.
 #[derive(Message, Debug, Clone)]
@@ -172,7 +175,7 @@ impl ChildSaActor {
             Err(full) => {
                 tracing::warn!(%full, "a block of sequence numbers could not be reserved");
                 if let AfterStore::Install { .. } = then {
-                    context.run_later(std::time::Duration::from_millis(100), |this, context| {
+                    context.run_later(RETRY, |this, context| {
                         this.reinstall_above(context);
                     });
                 }
@@ -206,6 +209,12 @@ impl ChildSaActor {
             }
             None => self.replace("numbers"),
         }
+    }
+
+    /// Whether the thread that the worker has now was given the SA. One that starts from here on finds this actor.
+    fn was_given(&self) -> bool {
+        let starts = self.node.worker(self.worker).map(WorkerSlot::starts);
+        starts == Some(self.child.given.load(Ordering::Acquire))
     }
 
     /// It has no numbers to send with, or its keys are too old: a new SA takes its place before anything is sent. A
@@ -265,6 +274,7 @@ impl Actor for ChildSaActor {
             // The first block is reserved by the SA record, which is stored before the peer is answered.
             Beginning::Install => self.install_now(1, ceiling::FIRST),
             Beginning::Restored if self.child.is_spent() => self.replace("restored"),
+            Beginning::Restored if !self.was_given() => self.reinstall_above(context),
             Beginning::Resume | Beginning::Restored => {}
             Beginning::Reinstall => self.reinstall_above(context),
         }
@@ -412,11 +422,13 @@ impl Handler<Resave> for ChildSaActor {
     type Result = ();
 
     /// What is reserved is reserved under the new fence too, if it is more than the SA record says.
-    fn handle(&mut self, _: Resave, _: &mut Context<Self>) {
+    fn handle(&mut self, Resave(receipt): Resave, context: &mut Context<Self>) {
         let ceiling = self.child.ceiling.load(Ordering::Acquire);
         let said = self.child.born.generation == self.slot.generation() && ceiling <= ceiling::FIRST;
-        if !said && !self.child.is_spent() && self.write(ceiling, None).is_err() {
-            tracing::warn!("a ceiling could not be written again, the queue is full");
+        if said || self.child.is_spent() || self.write(ceiling, None).is_ok() {
+            receipt.queued();
+        } else {
+            context.notify_later(Resave(receipt), RETRY);
         }
     }
 }

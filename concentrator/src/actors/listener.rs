@@ -109,7 +109,7 @@ impl Listener {
     fn served(&self, to: SocketAddr) -> Option<Arc<Slot>> {
         let slot = self.node.slots.of_address(to.ip());
         let standing = match slot.as_ref().map(|slot| slot.standing()) {
-            Some(Standing::Serving) => return slot,
+            Some(Standing::Serving | Standing::Holding) => return slot,
             Some(Standing::Restoring) => "restoring",
             Some(Standing::Frozen) => "frozen",
             Some(Standing::Down) | None => "absent",
@@ -156,12 +156,13 @@ impl Listener {
             }
             return;
         }
-        if self.node.draining.load(Ordering::Relaxed) {
-            self.node.metrics.gate_drop("draining");
+        if slot.standing() == Standing::Holding {
+            // The client repeats it, and its next owner answers.
+            self.node.metrics.unserved("holding");
             return;
         }
-        if slot.closing() {
-            self.node.metrics.gate_drop("handover");
+        if self.node.draining.load(Ordering::Relaxed) {
+            self.node.metrics.gate_drop("draining");
             return;
         }
         if slot.records.oldest_wait() > WAIT_CLOSED && !slot.records.is_static() {

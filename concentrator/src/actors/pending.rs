@@ -8,7 +8,7 @@ use actix::{Actor, Context, Handler, Message};
 use super::{Begin, Datagram, Fault, Gone, IkeSaActor, Who, fail, panicked};
 use crate::dispatch::Opening;
 use crate::node::Node;
-use crate::slot::Slot;
+use crate::slot::{Slot, Standing};
 use crate::tenant::Counted;
 
 /// Messages that wait for this supervisor: each is one new IKE SA.
@@ -83,6 +83,11 @@ impl Handler<NewSa> for PendingSupervisor {
             }
             return;
         }
+        // Held back since the Listener let it through.
+        if slot.standing() != Standing::Serving {
+            self.node.metrics.unserved("holding");
+            return;
+        }
         let most = self.node.config.limits.half_open;
         let Some(half_open) = Counted::take(&self.node.half_open, most) else {
             self.node.metrics.gate_drop("half_open_limit");
@@ -90,11 +95,11 @@ impl Handler<NewSa> for PendingSupervisor {
         };
         let begin = Begin {
             id: slot.next_session_id(),
+            half_open: [half_open, Counted::force(&slot.half_open)],
             slot,
             opening,
             first,
             arrived,
-            half_open,
         };
         IkeSaActor::begin(&self.node, begin);
     }

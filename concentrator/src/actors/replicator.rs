@@ -36,9 +36,9 @@ pub struct Replicator {
     checkpointer: Checkpointer,
 }
 
-/// Write a checkpoint now; everything again if the fence is another one.
+/// Write a checkpoint now; everything again if the fence is another one. Answered by whether all of it is queued.
 #[derive(Message, Clone, Copy, Debug)]
-#[rtype(result = "()")]
+#[rtype(result = "bool")]
 pub(crate) struct CheckpointNow {
     pub(crate) again: bool,
 }
@@ -56,12 +56,18 @@ impl Replicator {
 }
 
 impl Replicator {
-    fn checkpoint(&mut self) {
+    /// True when all of it is queued.
+    fn checkpoint(&mut self) -> bool {
         // What is restored still says what the last owner said.
-        if matches!(self.slot.standing(), Standing::Serving | Standing::Frozen) {
+        if matches!(
+            self.slot.standing(),
+            Standing::Serving | Standing::Holding | Standing::Frozen
+        ) {
             let round = self.checkpointer.round(&self.slot);
             self.node.metrics.checkpoint(round);
+            return round.refused == 0;
         }
+        false
     }
 }
 
@@ -70,7 +76,9 @@ impl Actor for Replicator {
 
     fn started(&mut self, context: &mut Context<Self>) {
         let pump = pump(Arc::clone(&self.node), Arc::clone(&self.slot));
-        context.run_interval(self.slot.checkpoint_every, |this, _| this.checkpoint());
+        context.run_interval(self.slot.checkpoint_every, |this, _| {
+            this.checkpoint();
+        });
         // It ends with the slot.
         context.spawn(pump.into_actor(self).map(|(), _, context| context.stop()));
     }
@@ -84,13 +92,13 @@ impl Actor for Replicator {
 }
 
 impl Handler<CheckpointNow> for Replicator {
-    type Result = ();
+    type Result = bool;
 
-    fn handle(&mut self, CheckpointNow { again }: CheckpointNow, _: &mut Context<Self>) {
+    fn handle(&mut self, CheckpointNow { again }: CheckpointNow, _: &mut Context<Self>) -> bool {
         if again {
             self.checkpointer.forget();
         }
-        self.checkpoint();
+        self.checkpoint()
     }
 }
 

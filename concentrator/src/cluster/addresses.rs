@@ -54,6 +54,7 @@ pub struct Addresses {
     sender: Sender<Order>,
     /// How often an address was found missing and put back.
     pub put_back: Arc<AtomicU64>,
+    linked: Arc<AtomicBool>,
 }
 
 impl Addresses {
@@ -69,6 +70,7 @@ impl Addresses {
         let (sender, receiver) = channel();
         let put_back = Arc::new(AtomicU64::new(0));
         let on_link = Arc::new(std::sync::OnceLock::new());
+        let linked = Arc::new(AtomicBool::new(true));
         let mut keeper = Keeper {
             slots: slots
                 .iter()
@@ -79,6 +81,7 @@ impl Addresses {
             announcements: Vec::new(),
             put_back: Arc::clone(&put_back),
             link: true,
+            linked: Arc::clone(&linked),
             on_link: Arc::clone(&on_link),
             link_known: AtomicBool::new(false),
         };
@@ -86,7 +89,12 @@ impl Addresses {
         std::thread::Builder::new()
             .name("addresses".to_owned())
             .spawn(move || keeper.run(&receiver))?;
-        Ok((Self { sender, put_back }, on_link))
+        let this = Self {
+            sender,
+            put_back,
+            linked,
+        };
+        Ok((this, on_link))
     }
 
     /// Puts a slot's addresses on the interfaces and announces them.
@@ -115,6 +123,12 @@ impl Addresses {
         let (reply, answer) = oneshot::channel();
         let _ = self.sender.send(Order::Done(reply));
         let _ = answer.await;
+    }
+
+    /// Whether clients can reach the service addresses, as far as the links say.
+    #[must_use]
+    pub fn linked(&self) -> bool {
+        self.linked.load(Ordering::Acquire)
     }
 
     /// Looks at the interfaces soon.
@@ -185,6 +199,8 @@ struct Keeper {
     announcements: Vec<(Duration, u8, u64)>,
     put_back: Arc<AtomicU64>,
     link: bool,
+    /// The same for others.
+    linked: Arc<AtomicBool>,
     link_known: AtomicBool,
     on_link: Arc<std::sync::OnceLock<OnLink>>,
 }
@@ -357,6 +373,7 @@ impl Keeper {
             }
         }
         let up = up || (asked == 0 && self.services.is_empty());
+        self.linked.store(up, Ordering::Release);
         let first = !self.link_known.load(Ordering::Relaxed);
         if (first || up != self.link)
             && let Some(tell) = self.on_link.get()

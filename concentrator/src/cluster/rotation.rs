@@ -120,8 +120,8 @@ async fn renew(
         .map_err(unavailable)?;
     put(shared, slot.id, wrapped).await?;
     sealer.change(|vault| *vault = next);
-    let sessions = slot.sessions.len() as u64;
-    recovery::rewrite(slot).await;
+    // Otherwise the old keys stay, and the order can be given again.
+    let sessions = recovery::rewrite(slot).await.map_err(unavailable)? as u64;
     tokio::time::timeout(PATIENCE, slot.records.flush())
         .await
         .map_err(|_| BackendError::Unavailable("the records are not written in time".to_owned()))?

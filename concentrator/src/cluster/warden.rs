@@ -26,10 +26,6 @@ use crate::slot::{Slot, SlotStart};
 /// Between two checkpoints: what can be replayed after a takeover lies within one.
 const CHECKPOINT: Duration = Duration::from_secs(1);
 
-/// How long a hand-over waits for IKE SAs that are being established.
-const OPENING: Duration = Duration::from_millis(500);
-/// Between two looks at them.
-const LOOK: Duration = Duration::from_millis(5);
 /// Between two reports that writes of a slot are refused.
 const DOUBTED: Duration = Duration::from_millis(250);
 /// When it is looked whether sessions that were taken over may still be: what was configured while they had no owner is
@@ -164,7 +160,6 @@ impl Warden {
             Task::Freeze(generation) => self.freeze(generation).await,
             Task::Thaw(_) => {
                 if let Some(present) = self.present() {
-                    present.set_closing(false);
                     recovery::thaw(&present);
                 }
             }
@@ -363,13 +358,12 @@ impl Warden {
                 reason: "it is not here".to_owned(),
             });
         };
-        // Those who are coming in finish, new ones knock at the next owner's door; ESP goes on all the time.
-        present.set_closing(true);
-        let begun = Instant::now();
-        while present.opening() > 0 && begun.elapsed() < OPENING && !self.is_over(generation) {
-            tokio::time::sleep(LOOK).await;
-        }
-        match recovery::freeze(&self.shared.node, &present).await {
+        // Behind a dead link nobody can finish a login.
+        let half_open = match self.shared.addresses.linked() {
+            true => recovery::HALF_OPEN,
+            false => Duration::ZERO,
+        };
+        match recovery::freeze(&self.shared.node, &present, half_open).await {
             Ok(()) => self.tell(Input::Frozen { slot, generation }),
             // The core gives the hand-over up when nothing comes.
             Err(error) => tracing::warn!(slot, generation, %error, "the slot cannot be handed over"),
@@ -392,7 +386,14 @@ impl Warden {
             let written = self.shared.stores.control.txn(txn).await?;
             anyhow::ensure!(written.committed, "the slot is another node's");
         }
-        recovery::refence(&present, fence.generation, Some(comparisons(fence))).await;
+        let rewritten = recovery::refence(&present, fence.generation, Some(comparisons(fence)));
+        // A drop must not wait for it.
+        self.shared.runtime.spawn(async move {
+            match rewritten.await {
+                Ok(sessions) => tracing::info!(slot, sessions, "everything is written again"),
+                Err(error) => tracing::warn!(slot, %error, "not everything is written again"),
+            }
+        });
         Ok(())
     }
 

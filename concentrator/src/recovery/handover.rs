@@ -9,11 +9,13 @@ use futures::future::join_all;
 use tokio::sync::oneshot;
 
 use super::restore::workers_obeyed;
-use crate::actors::{CheckpointNow, PutDown, Resave, Resume, Vanish};
+use crate::actors::{CheckpointNow, PutDown, Resume, Vanish};
 use crate::node::Node;
 use crate::records::Closed;
-use crate::slot::{Fence, Slot, Standing};
+use crate::slot::{Slot, Standing};
 
+/// How long a hand-over waits for those who are logging in: most logins take two round trips.
+pub const HALF_OPEN: Duration = Duration::from_millis(500);
 /// How long the workers may take to say how far their windows have come.
 const WINDOWS: Duration = Duration::from_millis(100);
 /// How long the actors of a slot may take to go: they only have to be heard.
@@ -46,7 +48,7 @@ fn resume(slot: &Slot) {
 
 /// A hand-over that was begun with [`freeze`] does not happen.
 pub fn thaw(slot: &Slot) {
-    if slot.standing() == Standing::Frozen {
+    if matches!(slot.standing(), Standing::Holding | Standing::Frozen) {
         serve(slot);
     }
 }
@@ -54,9 +56,21 @@ pub fn thaw(slot: &Slot) {
 /// Before a planned hand-over: no IKE message is processed any more, every record and a last checkpoint are durable when
 /// this returns. ESP goes on. [`thaw`] takes it back.
 ///
+/// First those who are logging in may finish, for at most `half_open`, while nobody new is heard: a client repeats its
+/// first message soon, and the next owner answers; one that has lost its half-open IKE SA knows only after all its
+/// repetitions.
+///
 /// # Errors
 /// [`Closed`]: the slot was lost meanwhile.
-pub async fn freeze(node: &Arc<Node>, slot: &Arc<Slot>) -> Result<(), Closed> {
+pub async fn freeze(node: &Arc<Node>, slot: &Arc<Slot>, half_open: Duration) -> Result<(), Closed> {
+    slot.set_standing(Standing::Holding);
+    // What was let in before has been counted when the front has done something else.
+    passed(&node.arbiters.front()).await;
+    let begun = tokio::time::Instant::now();
+    while slot.half_open() > 0 && slot.standing() == Standing::Holding && begun.elapsed() < half_open {
+        tokio::time::sleep(PAUSE).await;
+    }
+    node.metrics.cut_off(slot.half_open());
     slot.set_standing(Standing::Frozen);
     // What an actor is in the middle of is done when its arbiter has done something else.
     join_all(node.arbiters.control().iter().map(passed)).await;
@@ -146,24 +160,5 @@ pub async fn put_down(node: &Arc<Node>, slot: &Arc<Slot>) {
         .is_some_and(|present| Arc::ptr_eq(&present, slot))
     {
         node.slots.end(slot.id);
-    }
-}
-
-/// Goes on with a later generation under another fence, and writes everything again: the store was put back to an older
-/// state. It is durable when `slot.records.flush()` returns.
-pub async fn refence(slot: &Arc<Slot>, generation: u64, fence: Option<Fence>) {
-    slot.set_generation(generation);
-    slot.set_fence(fence);
-    rewrite(slot).await;
-}
-
-/// Queues every record of a live session, every ceiling and the checkpoint again: sealed under the newest key. They are
-/// durable when `slot.records.flush()` returns.
-pub async fn rewrite(slot: &Arc<Slot>) {
-    for actor in &slot.actors {
-        actor.value().do_send(Resave);
-    }
-    if let Some(replicator) = slot.replicator.load_full() {
-        let _ = replicator.send(CheckpointNow { again: true }).await;
     }
 }

@@ -2,9 +2,10 @@
 
 mod handover;
 mod restore;
+mod rewrite;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ike::IkeSa;
 use store::StoreError;
@@ -19,8 +20,15 @@ use crate::session::{Facts, Session};
 use crate::slot::Slot;
 
 pub(crate) use handover::regain;
-pub use handover::{freeze, put_down, refence, rewrite, serve, thaw};
+pub use handover::{HALF_OPEN, freeze, put_down, serve, thaw};
 pub use restore::{Report, Restore, read_slot, restore_slot};
+pub(crate) use rewrite::Receipt;
+pub use rewrite::{Unwritten, refence, rewrite};
+
+/// Wait before a store that was out of reach is asked again for a session; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(20);
+/// The longest wait between two tries.
+const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// Dropped by every actor that a restoration waits for when its SA is in place.
 pub(crate) type Arrival = mpsc::Sender<()>;
@@ -65,16 +73,58 @@ pub enum RecoveryError {
     Generation(#[from] GenerationError),
 }
 
+impl RecoveryError {
+    /// Whether the same may succeed later: the record is good as far as is known, only out of reach.
+    fn passes(&self) -> bool {
+        match self {
+            Self::Store(error) | Self::Generation(GenerationError::Store(error)) => {
+                !matches!(error, StoreError::Corrupt { .. } | StoreError::TooLarge { .. })
+            }
+            Self::Generation(GenerationError::Mark { .. }) => true,
+            Self::NoRecord
+            | Self::Record(_)
+            | Self::Restore(_)
+            | Self::Expired
+            | Self::TooOld { .. }
+            | Self::Elsewhere
+            | Self::Generation(GenerationError::Spent | GenerationError::Lost) => false,
+        }
+    }
+}
+
 /// Makes the core of one session again, after its actor panicked.
 ///
-/// A new generation is taken first: the dead core may have sent messages that its record does not know of.
+/// A new generation is taken first: the dead core may have sent messages that its record does not know of. While the
+/// store is out of reach this goes on trying, for as long as the slot is here and the keys of the IKE SA live: the
+/// child SAs carry packets meanwhile.
 ///
 /// # Errors
 /// No record, or one that cannot be used.
 pub async fn load_one(node: Arc<Node>, id: u64) -> Result<Revived, RecoveryError> {
+    let mut pause = RETRY_MIN;
+    loop {
+        match try_load(&node, id).await {
+            Err(error) if error.passes() && !node.stopping() => {
+                let session = node.sessions.get(id).ok_or(RecoveryError::NoRecord)?;
+                if session.expired(SystemTime::now()) {
+                    return Err(RecoveryError::Expired);
+                }
+                if pause == RETRY_MIN {
+                    tracing::warn!(session = session.name(), %error, "a session waits for its record");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn try_load(node: &Arc<Node>, id: u64) -> Result<Revived, RecoveryError> {
     let session = node.sessions.get(id).ok_or(RecoveryError::NoRecord)?;
-    let slot = slot_of(&node, &session.facts).ok_or(RecoveryError::Elsewhere)?;
+    let slot = slot_of(node, &session.facts).ok_or(RecoveryError::Elsewhere)?;
     let name = SaRecord::name(&slot, id);
+    // What waits in the queue is newer than the store.
     let blob = match slot.records.latest(&name) {
         Some(Change::Put(blob)) => blob,
         Some(Change::Delete) => return Err(RecoveryError::NoRecord),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use dataplane::{SaPair, WorkerCommand};
@@ -16,7 +17,7 @@ use crate::actors::IkeSaActor;
 use crate::ceiling::{self, Ceiling, Numbers, Spent};
 use crate::checkpoint::Marks;
 use crate::install;
-use crate::node::Node;
+use crate::node::{Node, WorkerSlot};
 use crate::records::{Change, Priority};
 use crate::sa_record::{self, CEILING_PREFIX, ChildRecord, SaRecord};
 use crate::session::{Child, Facts, Outer, Session};
@@ -26,8 +27,8 @@ use crate::slot::{AGE_MAX, Slot};
 const PAGE: usize = 1_000;
 /// Sessions that an arbiter restores before its other actors have their turn.
 const TURN: usize = 16;
-/// SAs that a worker gets with one command.
-const PAIRS: usize = 256;
+/// Sessions whose SAs the workers get with one command each.
+const BATCH: usize = 256;
 /// How long the workers may take to obey.
 const OBEYED: Duration = Duration::from_secs(2);
 /// Generations before the 16 bits come round at which keys are not used any more, not even to replace them.
@@ -163,7 +164,7 @@ async fn restore_share(
     arrival: Arrival,
 ) -> Report {
     let mut report = Report::default();
-    let mut pairs = Pairs::default();
+    let mut batch = Batch::default();
     for (count, (id, name, blob)) in share.into_iter().enumerate() {
         if count % TURN == TURN - 1 {
             tokio::task::yield_now().await;
@@ -191,14 +192,16 @@ async fn restore_share(
                 report.children += children.len();
                 report.spent += children.iter().filter(|child| child.is_spent()).count();
                 for (child, numbers) in numbers {
-                    let pair = install::pair(node, slot, &child, numbers.first, numbers.last);
-                    pairs.add(node, pair);
+                    batch.add(node, slot, child, numbers);
                 }
                 node.metrics.session(&session.facts.tenant, 1);
                 node.ensure_tenant(&session.facts.tenant);
                 slot.sessions.insert(id, Arc::clone(&session));
                 node.sessions.add(session);
-                IkeSaActor::revive_here(node, slot, revived, arrival.clone());
+                batch.revived.push(revived);
+                if batch.revived.len() >= BATCH {
+                    batch.send(node, slot, &arrival);
+                }
             }
             Err(error) => {
                 tracing::warn!(record = name, %error, "a session is not carried on");
@@ -208,31 +211,38 @@ async fn restore_share(
             }
         }
     }
-    pairs.send(node);
+    batch.send(node, slot, &arrival);
     report
 }
 
-/// Pairs for the workers, sent many at a time: their queues are made for commands, not for SAs.
+/// Sessions and their pairs for the workers, many at a time: the workers' queues are made for commands, not for SAs.
 #[derive(Default)]
-struct Pairs {
-    by_worker: BTreeMap<u8, Vec<SaPair>>,
+struct Batch {
+    pairs: BTreeMap<u8, Vec<SaPair>>,
+    children: Vec<(u8, Arc<Child>)>,
+    revived: Vec<Revived>,
 }
 
-impl Pairs {
-    fn add(&mut self, node: &Node, pair: SaPair) {
+impl Batch {
+    fn add(&mut self, node: &Node, slot: &Slot, child: Arc<Child>, numbers: Numbers) {
+        let pair = install::pair(node, slot, &child, numbers.first, numbers.last);
         let worker = node.serving_worker(pair.inbound.spi);
-        let pairs = self.by_worker.entry(worker).or_default();
-        pairs.push(pair);
-        if pairs.len() >= PAIRS {
-            node.command(worker, WorkerCommand::InstallMany(std::mem::take(pairs)));
-        }
+        self.pairs.entry(worker).or_default().push(pair);
+        self.children.push((worker, child));
     }
 
-    fn send(self, node: &Node) {
-        for (worker, pairs) in self.by_worker {
-            if !pairs.is_empty() {
-                node.command(worker, WorkerCommand::InstallMany(pairs));
-            }
+    /// First the pairs, then the actors: an actor that finds its worker started anew has the SA installed again, and
+    /// that has to come after this.
+    fn send(&mut self, node: &Arc<Node>, slot: &Arc<Slot>, arrival: &Arrival) {
+        for (worker, child) in self.children.drain(..) {
+            let starts = node.worker(worker).map_or(0, WorkerSlot::starts);
+            child.given.store(starts, Ordering::Release);
+        }
+        for (worker, pairs) in std::mem::take(&mut self.pairs) {
+            node.command(worker, WorkerCommand::InstallMany(pairs));
+        }
+        for revived in self.revived.drain(..) {
+            IkeSaActor::revive_here(node, slot, revived, arrival.clone());
         }
     }
 }
@@ -245,7 +255,7 @@ pub(super) async fn workers_obeyed(node: &Node) {
         node.command(index, WorkerCommand::ReadCounters(Box::new(move |_| drop(send))));
         answers.push(receive);
     }
-    // A worker that dies meanwhile drops the question; its successor gets its SAs by their actors.
+    // A worker that dies meanwhile drops the question; its successor gets its SAs again by their actors.
     let _ = tokio::time::timeout(OBEYED, join_all(answers)).await;
 }
 

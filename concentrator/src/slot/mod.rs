@@ -9,7 +9,7 @@ mod sealer;
 mod table;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix::Addr;
@@ -85,6 +85,8 @@ pub enum Standing {
     Serving = 1,
     /// It is about to be handed over: no IKE message is processed, ESP goes on.
     Frozen = 2,
+    /// Soon it will be frozen: nobody new is heard, everything else goes on.
+    Holding = 4,
     /// It is over: nothing leaves any more.
     Down = 3,
 }
@@ -101,6 +103,8 @@ pub struct Slot {
     pub(crate) actors: DashMap<u64, Addr<IkeSaActor>>,
     /// Its sessions.
     pub(crate) sessions: DashMap<u64, Arc<Session>>,
+    /// Its IKE SAs that are not authenticated.
+    pub(crate) half_open: Arc<AtomicU32>,
     /// Its child SAs by inbound SPI.
     pub(crate) children: DashMap<u32, Arc<Child>>,
     pub(crate) checkpoint_every: Duration,
@@ -117,8 +121,6 @@ pub struct Slot {
     /// Held while a transaction runs under the fence, so that none is under way while the fence changes.
     turn: RwLock<()>,
     standing: AtomicU8,
-    /// No new IKE SAs: it is about to be handed over.
-    closing: AtomicBool,
     /// Chunks of checkpoints that were in the store when it began.
     chunks_found: AtomicUsize,
     ended: AtomicBool,
@@ -138,6 +140,7 @@ impl Slot {
             replicator: ArcSwapOption::empty(),
             actors: DashMap::new(),
             sessions: DashMap::new(),
+            half_open: Arc::default(),
             children: DashMap::new(),
             checkpoint_every: start.checkpoint,
             logins_without_store: start.logins_without_store,
@@ -155,7 +158,6 @@ impl Slot {
             fence: ArcSwapOption::from(start.fence.map(Arc::new)),
             turn: RwLock::new(()),
             standing: AtomicU8::new(Standing::Restoring as u8),
-            closing: AtomicBool::new(false),
             chunks_found: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             lost: watch::Sender::new(false),
@@ -287,7 +289,13 @@ impl Slot {
     /// Whether IKE messages are processed.
     #[must_use]
     pub fn serving(&self) -> bool {
-        self.standing() == Standing::Serving
+        matches!(self.standing(), Standing::Serving | Standing::Holding)
+    }
+
+    /// How many of its IKE SAs are not authenticated.
+    #[must_use]
+    pub fn half_open(&self) -> u32 {
+        self.half_open.load(Ordering::Acquire)
     }
 
     /// Whether its IKE SAs may act: not while it is doubtful whose it is.
@@ -298,6 +306,7 @@ impl Slot {
             1 if self.is_lost() => Standing::Frozen,
             1 => Standing::Serving,
             2 => Standing::Frozen,
+            4 => Standing::Holding,
             _ => Standing::Down,
         }
     }
@@ -309,23 +318,6 @@ impl Slot {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
                 (now != Standing::Down as u8).then_some(standing as u8)
             });
-    }
-
-    /// Takes no new IKE SAs, while those that are there go on; or takes them again.
-    pub fn set_closing(&self, closing: bool) {
-        self.closing.store(closing, Ordering::Release);
-    }
-
-    /// Whether new IKE SAs are left to its next owner: their peers send again.
-    #[must_use]
-    pub fn closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
-    }
-
-    /// How many of its IKE SAs are not established.
-    #[must_use]
-    pub fn opening(&self) -> usize {
-        self.actors.len().saturating_sub(self.sessions.len())
     }
 
     /// Sends a message of one of its SAs, unless the slot is over: then its next owner speaks.

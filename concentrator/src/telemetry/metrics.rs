@@ -63,6 +63,7 @@ pub struct Metrics {
     checkpoint_left_out: Counter<u64>,
     spent: Counter<u64>,
     unserved: Counter<u64>,
+    cut_off: Counter<u64>,
     timer_lag: Histogram<f64>,
 }
 
@@ -163,6 +164,10 @@ impl Metrics {
                     "IKE datagrams dropped because their service address is not served, by standing",
                 )
                 .build(),
+            cut_off: meter
+                .u64_counter("vpn.login.cut_off")
+                .with_description("Half-open IKE SAs that did not finish before their slot was handed over")
+                .build(),
             timer_lag: seconds(
                 "vpn.timer.lag",
                 "How late deadlines of IKE SAs are delivered",
@@ -248,6 +253,11 @@ impl Metrics {
     /// An IKE datagram came to a service address that is not served here.
     pub fn unserved(&self, standing: &'static str) {
         self.unserved.add(1, &[KeyValue::new("standing", standing)]);
+    }
+
+    /// Logins that did not finish before their slot was handed over.
+    pub fn cut_off(&self, count: u32) {
+        self.cut_off.add(count.into(), &[]);
     }
 
     /// How late a deadline was delivered.

@@ -22,7 +22,7 @@ use crate::dispatch::Opening;
 use crate::login::Login;
 use crate::node::Node;
 use crate::records::{Change, Priority, Waiter};
-use crate::recovery::{Arrival, Revived};
+use crate::recovery::{Arrival, Receipt, Revived};
 use crate::sa_record::SaRecord;
 use crate::session::Session;
 use crate::slot::Slot;
@@ -45,8 +45,8 @@ pub struct Begin {
     pub first: Datagram,
     /// When it was read.
     pub arrived: Instant,
-    /// Its unit of the half-open limit.
-    pub half_open: Counted,
+    /// Its unit of the half-open limit, and of what its slot has half-open.
+    pub half_open: [Counted; 2],
     /// Whose service address was called.
     pub slot: Arc<Slot>,
 }
@@ -57,7 +57,7 @@ enum Stage {
     Opening {
         login: Box<Login>,
         granted: Option<Box<Granted>>,
-        _half_open: Counted,
+        _half_open: [Counted; 2],
     },
     /// Up. `login` stays until the record is stored, to end the trace with it.
     Open {
@@ -94,6 +94,8 @@ pub struct IkeSaActor {
     orders: Vec<ike::Command>,
     /// A verdict that came then.
     verdict: Option<Box<AuthDone>>,
+    /// Told when the record is queued again.
+    receipt: Option<Arc<Receipt>>,
     /// Dropped when the session can be reached.
     arrival: Option<Arrival>,
 }
@@ -176,6 +178,7 @@ impl IkeSaActor {
             told_inbound: SystemTime::now(),
             orders: Vec::new(),
             verdict: None,
+            receipt: None,
             arrival: None,
         }
     }
@@ -201,6 +204,11 @@ impl IkeSaActor {
         let durable = sends.iter().any(|transmit| transmit.durable);
         if (changed || durable) && !self.closed {
             stored = self.save(durable, context);
+        }
+        if !self.unsaved
+            && let Some(receipt) = self.receipt.take()
+        {
+            receipt.queued();
         }
         if let Stage::Open { session, .. } = &self.stage {
             session.note_ids(self.sa.message_ids(), stored && !self.unsaved);
@@ -303,6 +311,11 @@ impl Actor for IkeSaActor {
         self.slot.actors.insert(self.id, context.address());
         self.enter(self.sa.local_spi(), context);
         if let Some(Datagram { local, remote, bytes }) = self.first.take() {
+            if !self.acts() {
+                // Its client repeats the message to whoever has the slot then.
+                context.stop();
+                return;
+            }
             self.feed(Input::Datagram { local, remote, bytes }, context);
         } else {
             self.take_over(context);

@@ -1,5 +1,6 @@
 //! What the standing of its slot means for the shell of an IKE SA: when it acts, and how it goes without a word.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use actix::{ActorContext as _, AsyncContext as _, Context, Handler, Message};
@@ -8,6 +9,7 @@ use ike::Input;
 use super::{IkeSaActor, Stage};
 use crate::actors::{Order, Vanish};
 use crate::authenticator::AuthDone;
+use crate::recovery::Receipt;
 
 /// Orders that are kept while the slot does not serve.
 const ORDERS: usize = 16;
@@ -25,10 +27,10 @@ pub(crate) struct PutDown {
     pub(crate) reason: &'static str,
 }
 
-/// Write the record again, under another fence.
-#[derive(Message, Clone, Copy, Debug)]
+/// Write the record again, under another fence or another key, and say so when it is queued.
+#[derive(Message, Clone)]
 #[rtype(result = "()")]
-pub(crate) struct Resave;
+pub(crate) struct Resave(pub(crate) Arc<Receipt>);
 
 impl IkeSaActor {
     /// Whether the slot serves.
@@ -71,12 +73,14 @@ impl Handler<Resume> for IkeSaActor {
 impl Handler<Resave> for IkeSaActor {
     type Result = ();
 
-    fn handle(&mut self, _: Resave, context: &mut Context<Self>) {
-        self.unsaved = true;
-        self.drain((SystemTime::now(), Instant::now()), context);
+    fn handle(&mut self, Resave(receipt): Resave, context: &mut Context<Self>) {
+        receipt.expect(self.children.len());
         for child in self.children.values() {
-            child.do_send(Resave);
+            child.do_send(Resave(Arc::clone(&receipt)));
         }
+        self.unsaved = true;
+        self.receipt = Some(receipt);
+        self.drain((SystemTime::now(), Instant::now()), context);
     }
 }
 
