@@ -5,7 +5,7 @@
 
 mod shares;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -158,6 +158,15 @@ impl Book {
             } else if let Some(lease) = self.leases.remove(&address) {
                 self.not_owned(&lease.owner, address);
             }
+        }
+        self.lanes_for_leases();
+    }
+
+    /// Every lease has its lane: a lane that is not there has none.
+    fn lanes_for_leases(&mut self) {
+        let lanes: BTreeSet<u8> = self.leases.keys().map(|address| self.lane_of(*address)).collect();
+        for lane in lanes {
+            self.lane(lane);
         }
     }
 
@@ -317,11 +326,10 @@ impl Book {
     }
 
     fn put_in(&mut self, address: IpAddr, lease: Lease) {
+        let index = self.lane_of(address);
+        let lane = self.lane(index);
         match lease.state {
-            State::Idle(order) => {
-                let lane = self.lane_of(address);
-                self.lane(lane).idle.insert(order, address);
-            }
+            State::Idle(order) => drop(lane.idle.insert(order, address)),
             State::InUse | State::Unclaimed | State::Foreign => self.in_use += 1,
         }
         self.by_owner

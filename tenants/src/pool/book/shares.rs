@@ -45,6 +45,9 @@ impl Book {
     /// Forgets everything about a share.
     pub(in crate::pool) fn forget_share(&mut self, share: Share) {
         self.cut_for(share);
+        if !self.lanes.contains_key(&share.index) {
+            return;
+        }
         let of_share: Vec<IpAddr> = self
             .leases
             .keys()
@@ -117,5 +120,6 @@ impl Book {
         }
         // Choices that are being written are of the store as it was.
         self.lanes.clear();
+        self.lanes_for_leases();
     }
 }

@@ -262,6 +262,31 @@ async fn an_address_of_another_slots_session_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_share_is_forgotten_whatever_happened_to_its_pool() {
+    let rig = Rig::new("10.0.0.0/28").await;
+    let a = rig.node().await;
+    let fence = rig.own(LEFT, "a").await;
+    let moved = || Resource::AddressPool(external("acme", "10.0.0.0/27"));
+    for what in ["nothing", "another range", "the store went back"] {
+        let given = of(&a)
+            .allocate_in("alice", None, Some(LEFT), &fence)
+            .await
+            .unwrap();
+        match what {
+            "another range" => drop(change(&a, vec![moved()]).await.unwrap()),
+            "the store went back" => of(&a).store_went_back(),
+            _ => {}
+        }
+        assert!(of(&a).in_use() > 0, "{what}");
+        a.forget_share(LEFT);
+        assert_eq!(of(&a).in_use(), 0, "{what}");
+        // Whoever has it by now may claim it.
+        of(&a).claim("bob", given).await.unwrap();
+        a.forget_share(LEFT);
+    }
+}
+
+#[tokio::test]
 async fn more_leases_than_a_page_are_read() {
     let rig = Rig::new("10.0.0.0/16").await;
     let a = rig.node().await;
