@@ -256,3 +256,46 @@ fn what_comes_to_the_wrong_node_is_sent_on_to_the_right_one() {
     assert!(alice.alive(5 * SECOND), "{}", world.logs());
     assert!(bob.alive(5 * SECOND), "{}", world.logs());
 }
+
+/// New data keys and a new cluster key while alice is connected: whoever takes the slot over reads her record.
+#[test]
+fn keys_are_rotated_under_live_sessions() {
+    if !in_world("keys_are_rotated_under_live_sessions") {
+        return;
+    }
+    let (mut world, mut alice, owner) = three_nodes(2);
+    let rotate = |node: usize| {
+        block_on(async {
+            let channel = world.api(node).await;
+            v1::cluster_service_client::ClusterServiceClient::new(channel)
+                .rotate_keys(v1::RotateKeysRequest::default())
+                .await
+                .unwrap_or_else(|error| panic!("{error}\n{}", world.logs()))
+                .into_inner()
+        })
+    };
+    let key_of = |answer: &v1::RotateKeysResponse| {
+        let slot = answer.slots.iter().find(|slot| slot.slot == 0).unwrap();
+        (slot.data_key, slot.records)
+    };
+    let first = rotate(owner);
+    let second = rotate(owner);
+    assert!(key_of(&second).0 > key_of(&first).0, "{first:?} {second:?}");
+    assert_eq!(key_of(&second).1, 1, "alice's record was written anew");
+    world.add_key();
+    let third = rotate(owner);
+    assert_ne!(third.cluster_key, second.cluster_key);
+    // The others read the key file again, as on SIGHUP.
+    for node in (0..3).filter(|node| *node != owner) {
+        world.signal(node, "HUP");
+        assert_eq!(rotate(node).cluster_key, third.cluster_key);
+    }
+    world.kill(owner);
+    assert!(alice.alive(5 * SECOND), "{}", world.logs());
+    alice.command(ike::Command::RekeyIke);
+    assert!(
+        alice.run(5 * SECOND, |alice| alice.rekeyed > 0),
+        "{}",
+        world.logs()
+    );
+}

@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::v1;
@@ -31,6 +32,9 @@ pub fn in_world(test: &str) -> bool {
         run("ip link set lo up");
         return true;
     }
+    // Four programs for a small machine: one test after the other.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let _ = std::fs::create_dir_all("/run/netns");
     let output = Command::new("timeout")
         .args(["--kill-after=5", "150", "unshare"])
@@ -138,6 +142,14 @@ impl World {
             .etcd
             .replace(child.expect("etcd (Debian package etcd-server)"));
         assert!(old.is_none());
+    }
+
+    /// Puts a new cluster key before the old one.
+    pub fn add_key(&self) {
+        let path = self.folder.path().join("cluster.key");
+        let old = std::fs::read_to_string(&path).unwrap();
+        let digits: String = (64..96).map(|octet| format!("{octet:02x}")).collect();
+        std::fs::write(&path, format!("{digits}\n{old}")).unwrap();
     }
 
     /// Ends etcd and starts it with nothing in it.
