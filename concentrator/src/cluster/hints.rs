@@ -113,7 +113,10 @@ impl Hints {
                         () = self.again.notified() => return Stop::Relist,
                         () = tokio::time::sleep_until(until) => break false,
                         event = watches.next() => match event {
-                            Some(Ok(event)) => self.apply(event, &mut told),
+                            Some(Ok(event)) => {
+                                self.apply(event, &mut told);
+                                self.confirm(&mut told).await;
+                            }
                             Some(Err(StoreError::WentBack { .. })) => return Stop::WentBack,
                             Some(Err(error)) => {
                                 tracing::info!(%error, "a watch ended, listing again");
@@ -158,17 +161,23 @@ impl Hints {
         }
     }
 
-    /// The single keys of the slots.
-    fn single(&self) -> impl Iterator<Item = String> + '_ {
-        self.slots
+    /// The single keys of the slots: in the order in which they have to be read. A generation that is read after an
+    /// owner is not older than it.
+    fn single(&self) -> [Vec<String>; 2] {
+        let owners = self
+            .slots
             .iter()
-            .flat_map(|slot| [keys::generation(*slot), keys::owner(*slot), keys::wish(*slot)])
-            .chain([keys::EPOCH.to_owned()])
+            .flat_map(|slot| [keys::owner(*slot), keys::wish(*slot)])
+            .chain([keys::EPOCH.to_owned()]);
+        let generations = self.slots.iter().map(|slot| keys::generation(*slot));
+        [owners.collect(), generations.collect()]
     }
 
     async fn watches(&self) -> Result<BoxStream<'static, Result<WatchEvent, StoreError>>, StoreError> {
         let prefixes: Vec<String> = self
             .single()
+            .into_iter()
+            .flatten()
             .chain([keys::NODES.to_owned(), keys::MEMBERS.to_owned()])
             .collect();
         let opened = stream::iter(prefixes.into_iter().map(|prefix| {
@@ -199,14 +208,16 @@ impl Hints {
                     .map(|(key, entry)| (key, (entry.revision, entry.value))),
             );
         }
-        let mut entries = stream::iter(self.single().map(|key| {
-            let store = Arc::clone(&self.store);
-            async move { store.get(&key).await.map(|entry| (key, entry)) }
-        }))
-        .buffer_unordered(ABREAST);
-        while let Some(entry) = entries.next().await {
-            if let (key, Some(entry)) = entry? {
-                found.insert(key, (entry.revision, entry.value));
+        for stage in self.single() {
+            let mut entries = stream::iter(stage.into_iter().map(|key| {
+                let store = Arc::clone(&self.store);
+                async move { store.get(&key).await.map(|entry| (key, entry)) }
+            }))
+            .buffer_unordered(ABREAST);
+            while let Some(entry) = entries.next().await {
+                if let (key, Some(entry)) = entry? {
+                    found.insert(key, (entry.revision, entry.value));
+                }
             }
         }
         Ok((found, first.unwrap_or_default()))
@@ -231,48 +242,67 @@ impl Hints {
                 told,
             );
         }
+        // Generations come before owners in the order of the keys, and are not older.
+        told.owners.clear();
         for (key, (revision, value)) in found {
             let event = WatchEvent {
                 revision,
                 key,
                 value: Some(value),
             };
-            self.apply(event, told);
+            self.tell(event, told);
         }
     }
 
-    /// Tells an event unless as much is known of its key. Who becomes a slot's owner writes its generation in the same
-    /// transaction: an owner is told after that, whichever watch is quicker.
-    fn apply(&self, event: WatchEvent, told: &mut Told) {
-        if told
-            .revisions
-            .get(&event.key)
-            .is_some_and(|known| *known >= event.revision)
-        {
-            return;
+    /// Reads the generations of the owners that are held back, and tells both. What cannot be read waits for the list.
+    async fn confirm(&self, told: &mut Told) {
+        for (slot, owner) in std::mem::take(&mut told.owners) {
+            let key = keys::generation(slot);
+            match self.store.get(&key).await {
+                Ok(entry) => {
+                    if let Some(entry) = entry {
+                        let event = WatchEvent {
+                            revision: entry.revision,
+                            key,
+                            value: Some(entry.value),
+                        };
+                        self.tell(event, told);
+                    }
+                    self.tell(owner, told);
+                }
+                Err(_) => {
+                    told.owners.insert(slot, owner);
+                }
+            }
         }
-        let path = Path::parse(&event.key);
-        if let (Some(Path::Owner(slot)), Some(_)) = (path, &event.value) {
+    }
+
+    /// Tells an event of a watch. Who becomes a slot's owner writes its generation in the same transaction: an owner is
+    /// told after that, whichever watch is quicker. One that only binds its key to another lease writes no generation.
+    fn apply(&self, event: WatchEvent, told: &mut Told) {
+        if let Some(Path::Owner(slot)) = Path::parse(&event.key) {
+            told.owners.remove(&slot);
             let generation = told.revisions.get(&keys::generation(slot)).copied();
-            if generation.unwrap_or_default() < event.revision {
+            if event.value.is_some() && generation.unwrap_or_default() < event.revision {
                 told.owners.insert(slot, event);
                 return;
             }
-            told.owners.remove(&slot);
         }
-        let of = match path {
-            Some(Path::Generation(slot)) => Some(slot),
-            _ => None,
-        };
+        self.tell(event, told);
+    }
+
+    /// Tells an event unless as much is known of its key.
+    fn tell(&self, event: WatchEvent, told: &mut Told) {
+        let known = told.revisions.get(&event.key).copied();
+        if known.is_some_and(|known| known >= event.revision) {
+            return;
+        }
         if event.value.is_some() {
             told.revisions.insert(event.key.clone(), event.revision);
         } else {
             told.revisions.remove(&event.key);
         }
         self.pacemaker.input(Input::Changed(event));
-        if let Some(owner) = of.and_then(|slot| told.owners.remove(&slot)) {
-            self.apply(owner, told);
-        }
     }
 }
 
@@ -281,6 +311,6 @@ impl Hints {
 struct Told {
     /// By key: the revision of its last write.
     revisions: BTreeMap<String, Revision>,
-    /// By slot: owners whose generation has not come yet.
+    /// By slot: owners whose generation has to be read first.
     owners: BTreeMap<u8, WatchEvent>,
 }

@@ -171,7 +171,7 @@ impl World {
              [log]\nfilter = \"{log}\"\nredact = false\n\
              [debug]\nfault_injection = true\n\
              [cluster]\netcd = [\"http://10.98.0.254:2379\"]\nkey_file = \"{folder}/cluster.key\"\n\
-             listen = [\"10.98.0.{number}:4600\", \"192.0.2.{number}:4600\"]\nsettle_ms = 500\n\
+             listen = [\"10.98.0.{number}:4600\", \"192.0.2.{number}:4600\"]\nsettle_ms = 500\nrebalance = false\n\
              forward = \"10.98.0.{number}:4601\"\n",
             folder = folder.display(),
             log = std::env::var("TEST_LOG").unwrap_or_else(|_| "info".to_owned()),
