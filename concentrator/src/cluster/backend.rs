@@ -1,7 +1,7 @@
 //! The cluster as the management services see it: status, orders, events.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use api::v1;
 use async_trait::async_trait;
@@ -21,6 +21,17 @@ use crate::session::timestamp;
 const REFUSAL: Duration = Duration::from_millis(250);
 /// How long an order is waited for that does not say so.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks at what was ordered.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How long an order is waited for.
+fn patience(seconds: u32) -> Duration {
+    match seconds {
+        0 => PATIENCE,
+        seconds => Duration::from_secs(seconds.into()),
+    }
+}
 
 /// Answers the cluster's service.
 pub struct Backend {
@@ -56,8 +67,7 @@ impl Backend {
     ) -> Result<v1::ClusterOrderResponse, BackendError> {
         let patience = match (wait, timeout_secs) {
             (false, _) => REFUSAL,
-            (true, 0) => PATIENCE,
-            (true, seconds) => Duration::from_secs(seconds.into()),
+            (true, seconds) => patience(seconds),
         };
         let shared = Arc::clone(&self.shared);
         // It goes on when nobody waits for it any more.
@@ -79,6 +89,30 @@ impl Backend {
             }
         };
         Ok(v1::ClusterOrderResponse { detail })
+    }
+
+    /// Waits until a slot is served where it was moved to: the node that was asked may be neither of the two.
+    async fn arrived(&self, slot: u8, to: &str, patience: Duration) -> Result<(), BackendError> {
+        let seen = async {
+            loop {
+                let status = self.shared.pacemaker().status().await?;
+                let there = status
+                    .slots
+                    .iter()
+                    .any(|seen| seen.slot == slot && seen.owner.as_deref() == Some(to) && seen.serving);
+                if there {
+                    return Some(());
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        match tokio::time::timeout(patience, seen).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(BackendError::Unavailable("the node is ending".to_owned())),
+            Err(_) => Err(BackendError::Unavailable(format!(
+                "slot {slot} is not served by node {to} yet, its move goes on"
+            ))),
+        }
     }
 
     fn node(&self, status: &Status, node: &cluster::NodeStatus) -> v1::ClusterNode {
@@ -335,13 +369,20 @@ impl ClusterBackend for Backend {
             slot,
             to: request.to.clone(),
         };
-        self.order(
-            order,
-            request.wait,
-            request.timeout_secs,
-            "the slot is being handed over",
-        )
-        .await
+        let begun = Instant::now();
+        let done = self
+            .order(
+                order,
+                request.wait,
+                request.timeout_secs,
+                "the slot is being handed over",
+            )
+            .await?;
+        if request.wait {
+            let patience = patience(request.timeout_secs).saturating_sub(begun.elapsed());
+            self.arrived(slot, &request.to, patience).await?;
+        }
+        Ok(done)
     }
 
     async fn leave(&self, request: v1::LeaveRequest) -> Result<v1::ClusterOrderResponse, BackendError> {
