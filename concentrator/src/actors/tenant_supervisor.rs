@@ -74,6 +74,9 @@ impl TenantSupervisor {
         context.spawn(recovery::load_one(node, id).into_actor(self).map(
             move |loaded, this, _| match loaded {
                 Ok(revived) => {
+                    if !recovery::is_present(&this.node, &revived.session) {
+                        return;
+                    }
                     let Some(slot) = recovery::slot_of(&this.node, &revived.session.facts) else {
                         return;
                     };
@@ -84,6 +87,8 @@ impl TenantSupervisor {
                         "an IKE SA was restarted from its record"
                     );
                 }
+                // Its slot has gone: whoever has it now carries the session on.
+                Err(recovery::RecoveryError::Elsewhere) => {}
                 Err(error) => {
                     tracing::error!(session = %format_args!("{id:016x}"), %error, "cannot be restarted");
                     recovery::abandon(&this.node, id, "its actor panicked and its record is not usable");

@@ -28,6 +28,8 @@ const CHECKPOINT: Duration = Duration::from_secs(1);
 
 /// Between two reports that writes of a slot are refused.
 const DOUBTED: Duration = Duration::from_millis(250);
+/// How long it is tried to write a slot into a store that was put back.
+const REFENCED: Duration = Duration::from_secs(30);
 /// When it is looked whether sessions that were taken over may still be: what was configured while they had no owner is
 /// known here by then.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -173,13 +175,28 @@ impl Warden {
             }
             Task::Refence { generation, epoch } => {
                 let fence = self.shared.fence(slot, generation, epoch);
-                if let Err(error) = self.refence(&fence).await {
+                let begun = Instant::now();
+                while let Err(error) = self.refence(&fence).await {
+                    if self.is_over(generation) {
+                        break;
+                    }
                     let reason = format!("{error:#}");
-                    self.tell(Input::Failed {
+                    if begun.elapsed() > REFENCED {
+                        self.tell(Input::Failed {
+                            slot,
+                            generation,
+                            reason,
+                        });
+                        break;
+                    }
+                    // The store has nothing of its sessions any more: what is live here is all that there is of them.
+                    tracing::warn!(
                         slot,
                         generation,
                         reason,
-                    });
+                        "the slot is not in the store yet, trying again"
+                    );
+                    tokio::time::sleep(DOUBTED).await;
                 }
             }
         }

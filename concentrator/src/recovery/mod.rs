@@ -101,11 +101,11 @@ impl RecoveryError {
 /// # Errors
 /// No record, or one that cannot be used.
 pub async fn load_one(node: Arc<Node>, id: u64) -> Result<Revived, RecoveryError> {
+    let session = node.sessions.get(id).ok_or(RecoveryError::Elsewhere)?;
     let mut pause = RETRY_MIN;
     loop {
-        match try_load(&node, id).await {
+        match try_load(&node, &session).await {
             Err(error) if error.passes() && !node.stopping() => {
-                let session = node.sessions.get(id).ok_or(RecoveryError::NoRecord)?;
                 if session.expired(SystemTime::now()) {
                     return Err(RecoveryError::Expired);
                 }
@@ -120,14 +120,21 @@ pub async fn load_one(node: Arc<Node>, id: u64) -> Result<Revived, RecoveryError
     }
 }
 
-async fn try_load(node: &Arc<Node>, id: u64) -> Result<Revived, RecoveryError> {
-    let session = node.sessions.get(id).ok_or(RecoveryError::NoRecord)?;
-    let slot = slot_of(node, &session.facts).ok_or(RecoveryError::Elsewhere)?;
+async fn try_load(node: &Arc<Node>, session: &Arc<Session>) -> Result<Revived, RecoveryError> {
+    let slot = slot_of(node, &session.facts)
+        .filter(|_| is_present(node, session))
+        .ok_or(RecoveryError::Elsewhere)?;
+    let id = session.facts.id;
     let name = SaRecord::name(&slot, id);
     // What waits in the queue is newer than the store.
-    let blob = match slot.records.latest(&name) {
-        Some(Change::Put(blob)) => blob,
+    let queued = match slot.records.latest(&name) {
+        Some(Change::Put(blob)) => Some(blob),
         Some(Change::Delete) => return Err(RecoveryError::NoRecord),
+        None => None,
+    };
+    let stored = queued.is_none();
+    let blob = match queued {
+        Some(blob) => blob,
         None => {
             node.sa_store
                 .get(&name)
@@ -138,6 +145,14 @@ async fn try_load(node: &Arc<Node>, id: u64) -> Result<Revived, RecoveryError> {
     };
     let record = SaRecord::open(&slot, &name, &blob)?;
     slot.raise().await?;
+    if !stored {
+        // The new core repeats answers of its record at once: no earlier than that is durable.
+        slot.records.flush().await.map_err(|_| RecoveryError::Elsewhere)?;
+    }
+    // The slot may have gone and come back meanwhile, and its sessions have cores again.
+    if slot.records.is_closed() || !is_present(node, session) {
+        return Err(RecoveryError::Elsewhere);
+    }
     let elapsed = record.age(SystemTime::now());
     let context = ike::Context {
         spis: slot.reclaim(),
@@ -146,7 +161,17 @@ async fn try_load(node: &Arc<Node>, id: u64) -> Result<Revived, RecoveryError> {
     let generation = context.generation;
     let mut sa = IkeSa::restore(Instant::now(), context, record.snapshot, elapsed, generation)?;
     sa.taken_over(Instant::now(), session.ids());
-    Ok(Revived { session, sa })
+    Ok(Revived {
+        session: Arc::clone(session),
+        sa,
+    })
+}
+
+/// Whether it is this very session that the node has, and not one that was restored after it.
+pub(crate) fn is_present(node: &Node, session: &Arc<Session>) -> bool {
+    node.sessions
+        .get(session.facts.id)
+        .is_some_and(|present| Arc::ptr_eq(&present, session))
 }
 
 /// The slot of a session, while this node has it.
