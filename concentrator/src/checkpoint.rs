@@ -2,13 +2,14 @@
 //!
 //! What changes with every packet cannot be a record of its own. Every now and then all of a slot's marks are packed
 //! into 1 to 128 chunks, by the low bits of their SPI or session, and the chunks that have changed are written. A mark
-//! costs 8 to 20 octets, two of them (one of the window, one of the message IDs) about 25: 10,000 sessions with one
+//! costs 8 to 21 octets, two of them (one of the window, one of the message IDs) about 25: 10,000 sessions with one
 //! child each, all of them busy, make 16 chunks of 15 KB each time; what is idle costs nothing. Marks only grow, so that chunks of different age can be read together.
 
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use ike::MessageIds;
 use serde::{Deserialize, Serialize};
@@ -21,16 +22,28 @@ use crate::slot::Slot;
 pub const CHUNKS_MAX: usize = 128;
 /// Marks above which a slot has more chunks.
 const MARKS: usize = 2_048;
-/// The most marks of a chunk: 512 KiB at 20 octets each.
-const MARKS_MAX: usize = 26_000;
+/// The most marks of a chunk: 512 KiB at 21 octets each.
+const MARKS_MAX: usize = 24_000;
+/// A child SA is busy when its last packet came within this: longer than what its worker takes to report it and the
+/// Replicator to write it.
+const RECENT: Duration = Duration::from_secs(3);
 /// The layout; a chunk of another one is not read.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// How far the inbound window of a child SA has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Window {
+    /// The highest sequence number received; 0: none is known.
+    pub highest: u64,
+    /// Packets have just come: more may have come before the next owner, and could be replayed to it.
+    pub busy: bool,
+}
 
 /// All marks of a slot, as they are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// The highest sequence number received, by inbound SPI.
-    windows: HashMap<u32, u64>,
+    /// Windows by inbound SPI.
+    windows: HashMap<u32, Window>,
     /// Message IDs by session.
     ids: HashMap<u64, (Stamp, MessageIds)>,
 }
@@ -38,7 +51,7 @@ pub struct Marks {
 /// A chunk as it is written.
 #[derive(Default, Serialize, Deserialize)]
 struct Chunk {
-    windows: Vec<(u32, u64)>,
+    windows: Vec<(u32, Window)>,
     ids: Vec<(u64, MessageIds)>,
 }
 
@@ -139,10 +152,14 @@ fn digest(chunk: &Chunk) -> u64 {
 /// How far a slot's SAs have come.
 fn marks(slot: &Slot) -> Marks {
     let mut marks = Marks::default();
+    let now = SystemTime::now();
     for child in &slot.children {
         let highest = child.highest_in.load(Ordering::Acquire);
         if highest > 0 {
-            marks.windows.insert(*child.key(), highest);
+            let recent = child.silent_for(now).is_some_and(|silence| silence <= RECENT);
+            // Until it is replaced, what the last takeover left open stays open.
+            let busy = recent || child.restored.is_some_and(|window| window.busy);
+            marks.windows.insert(*child.key(), Window { highest, busy });
         }
     }
     for session in &slot.sessions {
@@ -168,24 +185,24 @@ fn pack(marks: &Marks) -> (Vec<Chunk>, usize) {
             _ => left_out += 1,
         }
     };
-    for (spi, highest) in &marks.windows {
-        place((*spi).into(), &mut |chunk| chunk.windows.push((*spi, *highest)));
+    for (spi, window) in &marks.windows {
+        place((*spi).into(), &mut |chunk| chunk.windows.push((*spi, *window)));
     }
     for (session, (_, ids)) in &marks.ids {
         place(*session, &mut |chunk| chunk.ids.push((*session, *ids)));
     }
     for chunk in &mut chunks {
-        chunk.windows.sort_unstable();
+        chunk.windows.sort_unstable_by_key(|(spi, _)| *spi);
         chunk.ids.sort_unstable_by_key(|(session, _)| *session);
     }
     (chunks, left_out)
 }
 
 impl Marks {
-    /// The highest sequence number received on a child SA; 0 when nothing is known.
+    /// The window of a child SA; that of one without packets when nothing is known.
     #[must_use]
-    pub fn window(&self, spi_in: u32) -> u64 {
-        self.windows.get(&spi_in).copied().unwrap_or(0)
+    pub fn window(&self, spi_in: u32) -> Window {
+        self.windows.get(&spi_in).copied().unwrap_or_default()
     }
 
     /// The message IDs of a session.
@@ -213,9 +230,10 @@ impl Marks {
                 return Err(RecordError::Version { found });
             }
         };
-        for (spi, highest) in chunk.windows {
+        for (spi, window) in chunk.windows {
             let known = self.windows.entry(spi).or_default();
-            *known = highest.max(*known);
+            known.highest = window.highest.max(known.highest);
+            known.busy |= window.busy;
         }
         for (session, ids) in chunk.ids {
             // In two chunks only if their number changed and the older one is still there.
@@ -272,7 +290,11 @@ mod tests {
         for number in 0..count {
             // As SPIs are: spread in the low bits.
             let spi = number.wrapping_mul(0x9e37_79b9);
-            marks.windows.insert(spi, u64::from(number) + 1);
+            let window = Window {
+                highest: u64::from(number) + 1,
+                busy: number % 2 == 0,
+            };
+            marks.windows.insert(spi, window);
             marks
                 .ids
                 .insert(3 << 56 | u64::from(number), ((0, 0), ids(number, 5)));
@@ -323,7 +345,7 @@ mod tests {
         let mut crowded = Marks::default();
         for number in 0..30_000_u32 {
             // All with the same low bits: the worst that an attacker who chose SPIs could do.
-            crowded.windows.insert(number << 16, 1);
+            crowded.windows.insert(number << 16, Window::default());
         }
         let (chunks, left_out) = pack(&crowded);
         assert_eq!(left_out, 30_000 - MARKS_MAX);
@@ -337,7 +359,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let slot = slot(directory.path());
         let chunk = |highest, ids| Chunk {
-            windows: vec![(9, highest)],
+            windows: vec![(
+                9,
+                Window {
+                    highest,
+                    busy: highest > 65,
+                },
+            )],
             ids: vec![(1, ids)],
         };
         let newer = sealed(&slot, 0, (8, 0), &chunk(70, ids(2, 6)));
@@ -347,7 +375,11 @@ mod tests {
             for (name, blob) in order {
                 assert!(read.read(&slot, name, blob).unwrap());
             }
-            assert_eq!((read.window(9), read.ids(1)), (70, Some(ids(2, 6))));
+            let window = Window {
+                highest: 70,
+                busy: true,
+            };
+            assert_eq!((read.window(9), read.ids(1)), (window, Some(ids(2, 6))));
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::actors::{ChildSaActor, IkeSaActor};
 use crate::authenticator::Lease;
 use crate::ceiling::{self, Numbers};
+use crate::checkpoint::Window;
 
 /// What is known of a session for its whole life; part of its record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +167,10 @@ pub struct Child {
     pub last_in_millis: AtomicU64,
     /// The highest sequence number received.
     pub highest_in: AtomicU64,
+    /// Where its inbound window was when it was carried on; `None`: it was made here.
+    pub restored: Option<Window>,
+    /// Whether what could be replayed after that has been counted.
+    pub counted: AtomicBool,
     /// Which start of its worker's thread it was given to, when it was carried on.
     pub given: AtomicU32,
     /// Outbound sequence numbers up to this one are reserved.
@@ -190,7 +195,7 @@ impl Child {
             first: 1,
             last: ceiling::FIRST,
         };
-        Self::made_at(SystemTime::now(), sa, facts, rekeys, born, Some(numbers), 0)
+        Self::made_at(SystemTime::now(), sa, facts, rekeys, born, Some(numbers), None)
     }
 
     /// A child that was made earlier: one that is carried on. `numbers` may be sent with; `None`: it has to be replaced.
@@ -202,7 +207,7 @@ impl Child {
         rekeys: u32,
         born: Born,
         numbers: Option<Numbers>,
-        checkpoint: u64,
+        restored: Option<Window>,
     ) -> Arc<Self> {
         let outer = Outer {
             local: sa.local,
@@ -221,11 +226,25 @@ impl Child {
             totals: Totals::default(),
             base: Totals::default(),
             last_in_millis: AtomicU64::new(0),
-            highest_in: AtomicU64::new(checkpoint),
+            highest_in: AtomicU64::new(restored.map_or(0, |window| window.highest)),
+            restored,
+            counted: AtomicBool::new(false),
             given: AtomicU32::new(0),
             ceiling: AtomicU64::new(numbers.map_or(0, |numbers| numbers.last)),
             outer: Mutex::new(outer),
         })
+    }
+
+    /// How many sequence numbers between the checkpoint and the takeover this owner has not seen: each of them may be one
+    /// that the last owner has accepted, and then could be replayed until the window is past it. `highest` of `packets`
+    /// packets has come. Told once.
+    #[must_use]
+    pub fn exposed(&self, highest: u64, packets: u64) -> Option<u64> {
+        let window = self.restored.filter(|_| packets > 0)?;
+        if self.counted.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        Some(highest.saturating_sub(window.highest).saturating_sub(packets))
     }
 
     /// Whether it may send no more: its numbers are used up, or its keys are too old.

@@ -14,46 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::slots::{Shared, address, fence};
-use common::{Client, Daemon, eventually, in_namespace};
+use common::slots::{PORTS, SECOND, Shared, client, fence, provision, rekeys, runtime};
+use common::{eventually, in_namespace};
 use concentrator::actors::Fault;
 use concentrator::recovery;
 use concentrator::slot::{Standing, slot_of_session};
 
-const SECOND: Duration = Duration::from_secs(1);
-const PORTS: (u16, u16) = (500, 4500);
 /// A second node in the same namespace has to be somewhere else: the client is told where, as the network would.
 const OTHER_PORTS: (u16, u16) = (1500, 14_500);
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-fn client(slot: u8, host: &str, user: &str) -> Client {
-    Client::calling(&address(slot), host, user, "acme.gw.example", "one")
-}
-
-async fn provision(node: &Daemon) {
-    let users = ["alice", "bob", "carol", "dave"].map(|name| format!("{name}@acme.example"));
-    let users: Vec<_> = users.iter().map(|user| (user.as_str(), "one")).collect();
-    node.provision("acme", "10.77.0.0/24", &users).await;
-}
-
-/// The client has its child SA replaced; true when the gateway has agreed.
-fn rekeys(client: &mut Client, patience: Duration) -> bool {
-    let old = client.children[0].spi_in;
-    client.command(ike::Command::RekeyChild {
-        spi_in: old,
-        group: None,
-    });
-    client.run(patience, |client| {
-        client.children.iter().any(|child| child.spi_in != old)
-    })
-}
 
 /// One slot goes to another node, the other one stays: nobody logs in again, and nobody notices what is not his.
 #[test]
@@ -404,130 +372,6 @@ fn an_actor_that_is_made_again_raises_the_slots_generation() {
     });
     assert!(!slot.is_lost());
     assert!(rekeys(&mut alice, 5 * SECOND));
-    node.drain();
-}
-
-/// The store is out of reach when an actor panics: its session waits for it, and goes on.
-#[test]
-fn a_session_waits_for_its_record() {
-    if !in_namespace("a_session_waits_for_its_record") {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
-    let mut alice = client(0, "127.0.0.2", "alice@acme.example");
-    alice.login();
-    let session = node.node.sessions.page(None, 1).remove(0);
-    let before = session.addr.load_full().unwrap();
-    shared.store.gone.store(true, Ordering::Release);
-    before.do_send(Fault);
-    eventually("the actor is gone", || !before.connected());
-    assert!(!alice.alive(SECOND / 2), "nobody speaks for it");
-    assert_eq!((node.node.sessions.len(), node.node.children.len()), (1, 1));
-    assert_eq!(slot.generation(), 1);
-    shared.store.gone.store(false, Ordering::Release);
-    eventually("a new actor", || {
-        session.addr.load_full().is_some_and(|addr| addr.connected())
-    });
-    assert_eq!(slot.generation(), 2);
-    assert!(alice.alive(5 * SECOND) && rekeys(&mut alice, 5 * SECOND));
-    node.drain();
-}
-
-/// Worker threads that die while a slot is restored lose no SA: not those whose actors come later, either.
-#[test]
-fn workers_that_die_during_a_restoration_get_every_sa_again() {
-    if !in_namespace("workers_that_die_during_a_restoration_get_every_sa_again") {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (mut slot, _) = runtime.block_on(shared.take(&node.node, 0));
-    for (user, host) in ["alice", "bob", "carol", "dave"].iter().zip(2..) {
-        client(0, &format!("127.0.0.{host}"), &format!("{user}@acme.example")).login();
-    }
-    let installed = || {
-        let mut installed = 0;
-        for worker in 0..2 {
-            let (reply, answer) = std::sync::mpsc::channel();
-            let reply = Box::new(move |stats: Vec<dataplane::SaStats>| {
-                let _ = reply.send(stats.len());
-            });
-            node.node
-                .command(worker, dataplane::WorkerCommand::ReadStats(reply));
-            installed += answer.recv_timeout(SECOND).unwrap_or(0);
-        }
-        installed
-    };
-    for round in 0..6 {
-        runtime.block_on(recovery::put_down(&node.node, &slot));
-        assert_eq!(installed(), 0);
-        for worker in 0..2 {
-            // What is behind it in the queue is lost.
-            node.node.command(worker, dataplane::WorkerCommand::Panic);
-        }
-        let report;
-        (slot, report) = runtime.block_on(shared.take(&node.node, 0));
-        assert_eq!(report.children, 4);
-        eventually(&format!("every SA in round {round}"), || installed() == 4);
-    }
-    node.drain();
-}
-
-/// Every record is written again, also that of a session whose actor has just panicked: nothing is left under the old key.
-#[test]
-fn everything_is_queued_when_a_slot_has_been_rewritten() {
-    if !in_namespace("everything_is_queued_when_a_slot_has_been_rewritten") {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
-    let mut clients: Vec<_> = ["alice", "bob", "carol"]
-        .iter()
-        .zip(2..)
-        .map(|(user, host)| client(0, &format!("127.0.0.{host}"), &format!("{user}@acme.example")))
-        .collect();
-    for client in &mut clients {
-        client.login();
-    }
-    runtime.block_on(slot.records.flush()).unwrap();
-    let records = || {
-        let mut all = runtime.block_on(shared.store_of(0));
-        // Ceilings of children that are older than the generation come in addition.
-        all.retain(|(name, _)| name.contains("/sa/"));
-        all
-    };
-    for _ in 0..3 {
-        let before = records();
-        let session = node.node.sessions.of_user("acme", "bob@acme.example").remove(0);
-        session.addr.load_full().unwrap().do_send(Fault);
-        runtime.block_on(async {
-            assert_eq!(recovery::rewrite(&slot).await, Ok(3));
-            slot.records.flush().await.unwrap();
-        });
-        let after = records();
-        assert_eq!(after.len(), 3);
-        for ((name, old), (same, new)) in before.iter().zip(&after) {
-            assert_eq!(name, same);
-            assert!(new.revision > old.revision, "{name} is as it was");
-        }
-    }
-    for client in &mut clients {
-        assert!(client.alive(5 * SECOND));
-    }
-    runtime.block_on(recovery::put_down(&node.node, &slot));
-    assert!(runtime.block_on(recovery::rewrite(&slot)).is_err());
     node.drain();
 }
 

@@ -103,6 +103,11 @@ impl EspWorker {
             .metrics
             .traffic(&child.tenant, "in", received.0, received.1);
         self.node.metrics.traffic(&child.tenant, "out", sent.0, sent.1);
+        if !child.counted.load(Ordering::Acquire)
+            && let Some(numbers) = child.exposed(stats.highest_in_seq, stats.packets_in)
+        {
+            self.node.metrics.exposed(numbers);
+        }
         child.highest_in.fetch_max(stats.highest_in_seq, Ordering::AcqRel);
         if let Some(seen) = stats.last_in.and_then(|ago| now.checked_sub(ago)) {
             child

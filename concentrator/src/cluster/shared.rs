@@ -20,6 +20,7 @@ use super::replica::Replica;
 use super::secrets::SlotSealer;
 use crate::config;
 use crate::node::Node;
+use crate::recovery::Pace;
 
 /// Orders of operators that wait for their answer.
 const ORDERS_MAX: usize = 256;
@@ -46,6 +47,8 @@ pub struct Shared {
     pub fences: Arc<Fences>,
     /// The slots' addresses.
     pub addresses: Addresses,
+    /// How fast child SAs are replaced after takeovers; `None`: not at all.
+    pub pace: Option<Arc<Pace>>,
     /// Other nodes' records.
     pub replica: Replica,
     /// Where tasks run.
@@ -90,6 +93,7 @@ impl Shared {
         let store = Arc::clone(&parts.stores.control) as Arc<dyn store::Store>;
         let most = parts.config.replica_mib as usize * (1 << 20);
         Arc::new(Self {
+            pace: Pace::new(parts.config.takeover_rekeys_per_sec),
             replica: Replica::new(store, parts.runtime.clone(), most),
             node: parts.node,
             config: parts.config,

@@ -20,7 +20,7 @@ use super::hook::Call;
 use super::secrets::{SlotSealer, slot_vault};
 use super::shared::Shared;
 use crate::config::SlotTable;
-use crate::recovery::{self, Restore};
+use crate::recovery::{self, Restore, Times};
 use crate::slot::{Slot, SlotStart};
 
 /// Between two checkpoints: what can be replayed after a takeover lies within one.
@@ -288,6 +288,10 @@ impl Warden {
         self.call_hook("acquire", generation);
         self.read_leases(&present);
         self.end_orphans(&present);
+        if let Some(pace) = shared.pace.clone() {
+            let renewal = recovery::renew(Arc::clone(node), Arc::clone(&present), pace, Times::default());
+            shared.runtime.spawn(renewal);
+        }
         shared.metrics.takeover(planned, listed, restored, ready);
         tracing::info!(
             slot,

@@ -79,6 +79,9 @@ pub struct Cluster {
     pub etcd_max_txn_ops: u32,
     /// What happens to new logins while etcd is out of reach: `refuse` or `admit`.
     pub logins_without_store: LoginsWithoutStore,
+    /// Child SAs a second that this node replaces after takeovers: those that carried packets, since what came just before
+    /// the takeover could be replayed once. 0 to 10,000; 0: none.
+    pub takeover_rekeys_per_sec: u32,
     /// MiB of other nodes' sealed records that are kept in memory for a quick takeover; what does not fit is
     /// read when it is needed. 0 to 65,536.
     pub replica_mib: u32,
@@ -148,6 +151,7 @@ impl Default for Cluster {
             rebalance: true,
             logins_without_store: LoginsWithoutStore::Refuse,
             etcd_max_txn_ops: 128,
+            takeover_rekeys_per_sec: 100,
             replica_mib: 512,
             slots: Vec::new(),
         }
@@ -267,6 +271,12 @@ impl Cluster {
             ("damping_secs", self.damping_secs.into(), 0, 3_600),
             ("settle_ms", self.settle_ms.into(), 0, 600_000),
             ("etcd_max_txn_ops", self.etcd_max_txn_ops.into(), 8, 65_536),
+            (
+                "takeover_rekeys_per_sec",
+                self.takeover_rekeys_per_sec.into(),
+                0,
+                10_000,
+            ),
             ("replica_mib", self.replica_mib.into(), 0, 65_536),
             ("slots (how many)", self.slots.len() as u64, 1, SLOTS_MAX as u64),
         ] {

@@ -1,6 +1,7 @@
 //! One recovery path for a panicked actor, a restarted process and a taken-over slot: record → snapshot → core → actor.
 
 mod handover;
+mod renew;
 mod restore;
 mod rewrite;
 
@@ -21,6 +22,7 @@ use crate::slot::Slot;
 
 pub(crate) use handover::regain;
 pub use handover::{HALF_OPEN, freeze, put_down, serve, thaw};
+pub use renew::{Pace, Times, renew};
 pub use restore::{Report, Restore, read_slot, restore_slot};
 pub(crate) use rewrite::Receipt;
 pub use rewrite::{Unwritten, refence, rewrite};
@@ -80,14 +82,15 @@ impl RecoveryError {
             Self::Store(error) | Self::Generation(GenerationError::Store(error)) => {
                 !matches!(error, StoreError::Corrupt { .. } | StoreError::TooLarge { .. })
             }
-            Self::Generation(GenerationError::Mark { .. }) => true,
+            // Until the slot is put down it may be this node's after all.
+            Self::Generation(GenerationError::Mark { .. } | GenerationError::Lost) => true,
             Self::NoRecord
             | Self::Record(_)
             | Self::Restore(_)
             | Self::Expired
             | Self::TooOld { .. }
             | Self::Elsewhere
-            | Self::Generation(GenerationError::Spent | GenerationError::Lost) => false,
+            | Self::Generation(GenerationError::Spent) => false,
         }
     }
 }

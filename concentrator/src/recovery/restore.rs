@@ -327,7 +327,15 @@ fn restore_one(
         };
         let made = SystemTime::UNIX_EPOCH + Duration::from_millis(child.made_millis);
         let mark = beside.marks.window(spi_in);
-        let child = Child::made_at(made, child.sa, facts, child.rekeys, child.born, numbers, mark);
+        let child = Child::made_at(
+            made,
+            child.sa,
+            facts,
+            child.rekeys,
+            child.born,
+            numbers,
+            Some(mark),
+        );
         // The peer may have moved since the child was made.
         child.move_to(Outer {
             local: sa.local(),

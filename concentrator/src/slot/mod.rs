@@ -303,7 +303,7 @@ impl Slot {
     pub fn standing(&self) -> Standing {
         match self.standing.load(Ordering::Acquire) {
             0 => Standing::Restoring,
-            1 if self.is_lost() => Standing::Frozen,
+            1 | 4 if self.is_lost() => Standing::Frozen,
             1 => Standing::Serving,
             2 => Standing::Frozen,
             4 => Standing::Holding,

@@ -64,6 +64,8 @@ pub struct Metrics {
     spent: Counter<u64>,
     unserved: Counter<u64>,
     cut_off: Counter<u64>,
+    renewed: Counter<u64>,
+    exposed: Counter<u64>,
     timer_lag: Histogram<f64>,
 }
 
@@ -168,6 +170,16 @@ impl Metrics {
                 .u64_counter("vpn.login.cut_off")
                 .with_description("Half-open IKE SAs that did not finish before their slot was handed over")
                 .build(),
+            renewed: meter
+                .u64_counter("vpn.esp.renewed")
+                .with_description("Child SAs that are replaced because they carried packets when their slot was taken over")
+                .build(),
+            exposed: meter
+                .u64_counter("vpn.esp.replay_exposed")
+                .with_description(
+                    "Sequence numbers between a checkpoint and a takeover that could have been replayed once, at most",
+                )
+                .build(),
             timer_lag: seconds(
                 "vpn.timer.lag",
                 "How late deadlines of IKE SAs are delivered",
@@ -253,6 +265,16 @@ impl Metrics {
     /// An IKE datagram came to a service address that is not served here.
     pub fn unserved(&self, standing: &'static str) {
         self.unserved.add(1, &[KeyValue::new("standing", standing)]);
+    }
+
+    /// A child SA is being replaced because it was busy when its slot was taken over.
+    pub fn renewed(&self) {
+        self.renewed.add(1, &[]);
+    }
+
+    /// What the last owner of a child SA may have accepted and this one has not seen.
+    pub fn exposed(&self, numbers: u64) {
+        self.exposed.add(numbers, &[]);
     }
 
     /// Logins that did not finish before their slot was handed over.

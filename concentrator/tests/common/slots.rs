@@ -17,7 +17,10 @@ use store::{
 };
 use tenants::{Registry, Share};
 
-use super::Daemon;
+use super::{Client, Daemon};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const PORTS: (u16, u16) = (500, 4500);
 
 /// The service address of a slot.
 pub fn address(slot: u8) -> String {
@@ -238,4 +241,37 @@ impl Generations for Shared {
             fence: Some(fence(slot, next)),
         })
     }
+}
+
+/// Where the test waits.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// A user who calls a slot.
+pub fn client(slot: u8, host: &str, user: &str) -> Client {
+    Client::calling(&address(slot), host, user, "acme.gw.example", "one")
+}
+
+/// One tenant with a few users.
+pub async fn provision(node: &Daemon) {
+    let users = ["alice", "bob", "carol", "dave"].map(|name| format!("{name}@acme.example"));
+    let users: Vec<_> = users.iter().map(|user| (user.as_str(), "one")).collect();
+    node.provision("acme", "10.77.0.0/24", &users).await;
+}
+
+/// The client has its child SA replaced; true when the gateway has agreed.
+pub fn rekeys(client: &mut Client, patience: Duration) -> bool {
+    let old = client.children[0].spi_in;
+    client.command(ike::Command::RekeyChild {
+        spi_in: old,
+        group: None,
+    });
+    client.run(patience, |client| {
+        client.children.iter().any(|child| child.spi_in != old)
+    })
 }
