@@ -187,6 +187,9 @@ pub struct Tunnel {
     /// Do without UDP encapsulation where no NAT is in the way.
     #[arg(long)]
     pub raw: bool,
+    /// Library of the packets' AEAD by name; auto: the one that is measured to be the fastest here.
+    #[arg(long, default_value = "auto", value_name = "LIBRARY")]
+    pub aead: String,
 }
 
 #[cfg(test)]

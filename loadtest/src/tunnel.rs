@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use crypto::{Random as _, SystemRandom};
+use crypto::{Cipher, Provider, Random as _, SystemRandom};
 use dataplane::{
     Activate, Config, Domain, Encap, Holder, IkeSocket, Limits, SaPair, WorkerCommand, WorkerEvent,
     WorkerHandle,
@@ -49,11 +49,29 @@ pub fn tunnel(options: &cli::Tunnel) -> Result<bool> {
         (plan.ike_port, plan.nat_port) == (500, 4500),
         "a tunnel speaks to the ports 500 and 4500 only"
     );
+    choose_aead(&options.aead)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("runtime")?;
     runtime.block_on(run(&plan, options))
+}
+
+/// As the gateway does at its start, so that neither end is the slower one.
+fn choose_aead(name: &str) -> Result<()> {
+    if name == "auto" {
+        let start = Instant::now();
+        let table = Provider::measure(&mut || start.elapsed()).context("measure the AEAD libraries")?;
+        Provider::prefer_fastest(&table);
+        return Ok(());
+    }
+    let provider = Provider::named(name).with_context(|| format!("--aead {name}: not in this program"))?;
+    for cipher in [Cipher::AesGcm16 { key_bits: 256 }, Cipher::ChaCha20Poly1305] {
+        if provider.has(cipher) {
+            provider.prefer(cipher);
+        }
+    }
+    Ok(())
 }
 
 struct Tunnel {

@@ -24,6 +24,8 @@ pub struct Settings {
     pub otlp: Option<String>,
     /// More TOML, appended as it is.
     pub extra: String,
+    /// Words in front of the command; none: as it was built.
+    pub wrapper: Vec<String>,
 }
 
 /// A concentrator with a state folder of its own; it may be ended and started again over the same state.
@@ -93,6 +95,7 @@ impl Daemon {
         }
         text += &settings.extra;
         let mut daemon = Self::prepare(host, folder, &text)?;
+        daemon.wrapper.clone_from(&settings.wrapper);
         daemon.launch()?;
         Ok(daemon)
     }

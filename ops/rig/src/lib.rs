@@ -12,6 +12,7 @@
 //!                                                             └── srv-globex 10.20.0.2
 //! ```
 
+pub mod bench;
 pub mod capture;
 pub mod cleanup;
 pub mod cluster;

@@ -51,7 +51,9 @@ impl BatchAead for GcmKey {
     fn open_batch(&self, jobs: &mut [AeadJob<'_>], ok: &mut [bool]) {
         ok.fill(false);
         for (chunk, ok) in jobs.chunks_mut(BATCH).zip(ok.chunks_mut(BATCH)) {
-            let chunk = chunk.get_mut(..ok.len()).unwrap_or_default();
+            // Either may be the longer one.
+            let both = chunk.len().min(ok.len());
+            let chunk = chunk.get_mut(..both).unwrap_or_default();
             if chunk.iter().any(|job| job.data.len() < TAG_LEN) {
                 // The library answers in the order of what it is given: then each for itself.
                 for (one, ok) in chunk.iter_mut().zip(ok) {

@@ -2,19 +2,14 @@
 
 #![allow(clippy::print_stdout, reason = "a program that talks to a person")]
 
-use std::time::Duration;
+use std::path::PathBuf;
 
-use anyhow::Context as _;
-use clap::{Parser, Subcommand};
-use rig::daemon::{Settings, program};
-use rig::gateway::{Gateway, secret};
-use rig::net::{Folder, Host};
-use rig::pki::Key;
-use rig::process::wait_for;
-use rig::swan::Swan;
-use rig::world::{GATEWAY_V4, SERVER_V4, World};
+use clap::{Args, Parser, Subcommand};
+use rig::bench::{Bench, Effort};
 
 /// Benchmarks; every figure stands beside that of a peer, measured in the same run.
+///
+/// RIG_AEAD=ring (aws-lc, ipsec-mb) in the environment names the library of our AEAD; without it the fastest one is taken.
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Cli {
@@ -24,14 +19,63 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
-    /// TCP through the tunnel: both ends ours, both ends strongSwan's user-space ESP, and no tunnel at all.
-    Esp {
-        /// Repetitions, in turn; the medians are compared.
-        #[arg(long, default_value_t = 5)]
-        runs: usize,
-        /// Seconds of each.
-        #[arg(long, default_value_t = 4)]
-        seconds: u32,
+    /// ESP without I/O beside its cipher alone: every suite, 64 to 9,000 octets, 1 and 1,000 SAs.
+    Transform {
+        /// Effort of the measurement; --seconds 1 is a short look.
+        #[command(flatten)]
+        common: Common,
+        /// Only rows with all of these words, such as "ipsec-mb 1400".
+        #[arg(long, default_value = "")]
+        only: String,
+    },
+    /// TCP through the tunnel: both ends ours, strongSwan's user-space ESP, boringtun, wireguard-go, ours without a
+    /// cipher, and no tunnel; super-packets whole, and as a NIC has it.
+    Esp(Common),
+    /// The rate of an early and of a late client among thousands of tunnels, over that of a single one.
+    Many {
+        /// Effort of the measurement.
+        #[command(flatten)]
+        common: Common,
+        /// Other tunnels.
+        #[arg(long, value_delimiter = ',', default_value = "1000,10000")]
+        others: Vec<u32>,
+    },
+    /// Many users, one packet at a time: packets for each CPU-second of the gateway, beside strongSwan's.
+    Thin {
+        /// Effort of the measurement.
+        #[command(flatten)]
+        common: Common,
+        /// How many users.
+        #[arg(long, default_value_t = 1000)]
+        users: u32,
+        /// Packets a second of each.
+        #[arg(long, default_value_t = 20.0)]
+        pps: f64,
+    },
+    /// Half to three times the peak is offered: goodput, logins meanwhile, and another tenant's share.
+    Overload {
+        /// Effort of the measurement.
+        #[command(flatten)]
+        common: Common,
+        /// Octets of each datagram.
+        #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=1300))]
+        size: u32,
+    },
+    /// Round trips with the gateway idle, and beside another client's bulk.
+    Latency(Common),
+    /// System calls of a worker for each packet of bulk traffic (strace -c).
+    Syscalls(Common),
+    /// Everything above, and one HTML page of it with plots.
+    Report {
+        /// Effort of each measurement.
+        #[command(flatten)]
+        common: Common,
+        /// A short look at everything: one run of a second each, fewer tunnels.
+        #[arg(long)]
+        quick: bool,
+        /// Measure nothing: draw the page from what earlier commands have left in the folder.
+        #[arg(long, conflicts_with = "quick")]
+        draw: bool,
     },
     /// Simulated users logged in at once and passing traffic; the memory that each costs.
     Users {
@@ -59,9 +103,45 @@ enum What {
     },
 }
 
+/// How long, how often, and where to.
+#[derive(Args)]
+struct Common {
+    /// Repetitions, in turn; medians are told.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Seconds of each.
+    #[arg(long, default_value_t = 4)]
+    seconds: u32,
+    /// Folder for JSON, SVG and the page.
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        env = "BENCH_OUT",
+        default_value = "target/bench"
+    )]
+    out: PathBuf,
+}
+
+impl Common {
+    fn effort(&self) -> Effort {
+        Effort {
+            runs: self.runs.max(1),
+            seconds: self.seconds.max(1),
+            out: self.out.clone(),
+        }
+    }
+}
+
 fn main() -> rig::Result<()> {
     let result = match Cli::parse().what {
-        What::Esp { runs, seconds } => esp(runs.max(1), seconds.max(1)),
+        What::Transform { common, only } => one(&Bench::Transform { only }, &common.effort()),
+        What::Esp(common) => one(&Bench::Esp, &common.effort()),
+        What::Many { common, others } => one(&Bench::Many(others), &common.effort()),
+        What::Thin { common, users, pps } => one(&Bench::Thin { users, pps }, &common.effort()),
+        What::Overload { common, size } => one(&Bench::Overload { size }, &common.effort()),
+        What::Latency(common) => one(&Bench::Latency, &common.effort()),
+        What::Syscalls(common) => one(&Bench::Syscalls, &common.effort()),
+        What::Report { common, quick, draw } => report(&common, quick, draw),
         What::Users { users, seconds } => rig::load::users(users, seconds).map(|report| println!("{report}")),
         What::Cluster {
             users,
@@ -72,6 +152,39 @@ fn main() -> rig::Result<()> {
     };
     rig::cleanup::undo_all();
     result
+}
+
+/// Measures one thing and prints it.
+fn one(bench: &Bench, effort: &Effort) -> rig::Result<()> {
+    println!("{}", bench.run(effort)?);
+    eprintln!(
+        "written to {}",
+        effort.out.join(bench.name()).with_extension("json").display()
+    );
+    Ok(())
+}
+
+/// Measures everything; what fails does not keep the rest from being measured.
+fn report(common: &Common, quick: bool, draw: bool) -> rig::Result<()> {
+    let mut effort = common.effort();
+    if quick {
+        (effort.runs, effort.seconds) = (1, 1);
+    }
+    let mut failed = Vec::new();
+    for bench in Bench::all(quick).into_iter().filter(|_| !draw) {
+        eprintln!("== {}", bench.name());
+        if let Err(error) = one(&bench, &effort) {
+            eprintln!("{} failed: {error:#}", bench.name());
+            failed.push(bench.name());
+        }
+    }
+    println!("{}", rig::bench::draw(&effort.out)?.display());
+    anyhow::ensure!(
+        failed.is_empty(),
+        "not everything could be measured: {}",
+        failed.join(", ")
+    );
+    Ok(())
 }
 
 fn cluster(users: u32, seconds: u64, logins: u32, runs: usize) -> rig::Result<()> {
@@ -95,67 +208,6 @@ fn cluster(users: u32, seconds: u64, logins: u32, runs: usize) -> rig::Result<()
     Ok(())
 }
 
-/// One TCP stream from `client` to `server`, in bits per second received.
-fn tcp(client: &Host, server: &Host, address: &str, seconds: u32, folder: &Folder) -> rig::Result<f64> {
-    let log = folder.join("iperf3.log");
-    std::fs::write(&log, "")?;
-    let mut iperf = server.start(
-        "iperf3",
-        &["iperf3", "--forceflush", "-s", "-1", "-B", address],
-        &[],
-        &log,
-    )?;
-    iperf.expect_output("listening", Duration::from_secs(10))?;
-    let text = client.run(&[
-        "iperf3",
-        "-c",
-        address,
-        "-t",
-        &seconds.to_string(),
-        "-O",
-        "1",
-        "-J",
-    ])?;
-    let value: serde_json::Value = serde_json::from_str(&text)?;
-    value["end"]["sum_received"]["bits_per_second"]
-        .as_f64()
-        .context("iperf3 gave no rate")
-}
-
-fn esp(runs: usize, seconds: u32) -> rig::Result<()> {
-    let mut rates: [Vec<f64>; 3] = Default::default();
-    let names = ["this concentrator", "strongSwan kernel-libipsec", "no tunnel"];
-    let [ours, theirs, bare] = &mut rates;
-    for run in 1..=runs {
-        let folder = Folder::new("bench")?;
-        ours.push(our_rate(seconds, &folder)?);
-        theirs.push(their_rate(seconds, &folder)?);
-        let world = World::new(&["acme"])?;
-        bare.push(tcp(&world.direct, &world.gateway, GATEWAY_V4, seconds, &folder)?);
-        let line: Vec<_> = [&*ours, &*theirs, &*bare]
-            .map(|r| format!("{:.2}", r.last().copied().unwrap_or(0.0) / 1e9))
-            .to_vec();
-        eprintln!("run {run}: {} Gbit/s (load {})", line.join(" / "), load());
-    }
-    println!("TCP through the tunnel, AES-256-GCM, one stream, {runs} runs of {seconds} s, medians");
-    let reference = median(&rates[1]);
-    for (name, rates) in names.iter().zip(&rates) {
-        let m = median(rates);
-        println!(
-            "  {name:<28} {:>7.2} Gbit/s   {:>6.1} x strongSwan",
-            m / 1e9,
-            m / reference
-        );
-    }
-    Ok(())
-}
-
-fn median(rates: &[f64]) -> f64 {
-    let mut sorted = rates.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 fn load() -> String {
     std::fs::read_to_string("/proc/loadavg")
         .unwrap_or_default()
@@ -163,76 +215,4 @@ fn load() -> String {
         .next()
         .unwrap_or_default()
         .to_owned()
-}
-
-/// The concentrator as gateway; as client the same data plane behind the same IKE code.
-fn our_rate(seconds: u32, folder: &Folder) -> rig::Result<f64> {
-    let gateway = Gateway::start(
-        Key::Ecdsa(256),
-        Settings {
-            workers: 1,
-            ..Settings::default()
-        },
-    )?;
-    let direct = &gateway.world.direct;
-    let secret = secret("acme");
-    let program = program("loadtest")?.display().to_string();
-    let log = folder.join("tunnel.log");
-    std::fs::write(&log, "")?;
-    let mut command = vec![
-        program.as_str(),
-        "tunnel",
-        "--gateway",
-        GATEWAY_V4,
-        "--id",
-        "dave@corp.example",
-    ];
-    command.extend([
-        "--remote-id",
-        "acme.vpn.example",
-        "--psk",
-        &secret,
-        "--tun",
-        "vpn1",
-    ]);
-    command.extend(["--ike", "aes256gcm16-prfsha384-ecp384"]);
-    let mut client = direct.start("loadtest", &command, &[], &log)?;
-    wait_for("the tunnel", Duration::from_secs(15), || {
-        anyhow::ensure!(client.is_running(), "it has ended: {}", client.output());
-        Ok(direct.ping(SERVER_V4, 1, "0.2")? == 1)
-    })
-    .with_context(|| format!("{}\n{}", client.output(), gateway.daemon.log()))?;
-    tcp(
-        direct,
-        &gateway.world.site("acme")?.server,
-        SERVER_V4,
-        seconds,
-        folder,
-    )
-}
-
-/// The same world with strongSwan at both ends.
-fn their_rate(seconds: u32, folder: &Folder) -> rig::Result<f64> {
-    let world = World::new(&[])?;
-    // Its server is one hop behind the gateway, as ours is.
-    let server = Host::new("server")?;
-    world.gateway.forward()?;
-    world.gateway.link("lan", &server, "eth0")?;
-    world.gateway.address("lan", "10.20.0.1/24")?;
-    server.address("eth0", "10.20.0.2/24")?;
-    server.route("default", "10.20.0.1")?;
-    let quiet = "filelog { log { default = -1\n ike = -1\n cfg = -1\n } }";
-    let secrets = "secrets { ike-1 { secret = \"correct horse\" } }";
-    let gateway = Swan::start(&world.gateway, quiet)?;
-    gateway.load(&format!(
-        "connections {{ c {{ pools = p\n local {{ auth = psk\n id = gw.example }}\n remote {{ auth = psk }}\n children {{ n {{ \
-         local_ts = 10.20.0.0/24\n esp_proposals = aes256gcm16 }} }} }} }}\n pools {{ p {{ addrs = 10.30.0.0/24 }} }}\n {secrets}"
-    ))?;
-    let client = Swan::start(&world.direct, quiet)?;
-    client.load(&format!(
-        "connections {{ c {{ remote_addrs = {GATEWAY_V4}\n encap = yes\n vips = 0.0.0.0\n local {{ auth = psk\n id = dave }}\n \
-         remote {{ auth = psk\n id = gw.example }}\n children {{ n {{ remote_ts = 10.20.0.0/24\n esp_proposals = aes256gcm16 }} }} }} }}\n {secrets}"
-    ))?;
-    client.initiate("n")?;
-    tcp(&world.direct, &server, SERVER_V4, seconds, folder)
 }

@@ -1,0 +1,271 @@
+//! More than the gateway can carry: how much of it comes through, whether users still get in, and whether another tenant
+//! notices.
+
+use std::time::{Duration, Instant};
+
+use super::Effort;
+use super::many::{admit, users};
+use super::path::{Kind, Path, Wire};
+use super::plot::{Plot, Series};
+use super::section::{Section, Table};
+use super::stats::median;
+use super::traffic::{Blast, device_counter, make_sink, sleep_until, sunk};
+use crate::Result;
+use crate::net::Host;
+use crate::process::{Process, run as command};
+use crate::world::SERVER_V4;
+
+const TOPOLOGY: &str = "two clients of two tenants, with a tunnel and a cable each, and a third host whose users log in; one gateway with one worker, \
+    alone on the first core, everything else on the others. The first client's datagrams are sent in bursts, cut before the \
+    cable, and arrive at the gateway one by one. Offered is what comes over the cable, goodput what the servers behind the \
+    gateway have counted (and thrown away), both between two moments while the flow goes on";
+/// Offered, in parts of what comes through when far too much is offered.
+const FACTORS: [f64; 8] = [0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0];
+/// What the other tenant offers, in the same unit.
+const OTHER: f64 = 0.1;
+/// Seconds of a flow before and after the time that counts.
+const MARGIN: f64 = 0.4;
+/// More datagrams a second than any generator here makes.
+const TOO_MUCH: f64 = 4e6;
+/// Users that log in during each measurement.
+const LOGINS: u32 = 5;
+
+/// A measurement at one offered rate, in datagrams a second.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    offered: f64,
+    goodput: f64,
+    /// What came through of what the other tenant had offered.
+    other: f64,
+    logins: u64,
+    login_ms: f64,
+}
+
+struct World {
+    path: Path,
+    /// Host of the logins.
+    visitor: usize,
+    size: u32,
+    seconds: f64,
+    cores: String,
+}
+
+pub(super) fn run(effort: &Effort, size: u32) -> Result<Section> {
+    let title = format!("More than the gateway can carry, datagrams of {size} octets");
+    let mut section = Section::new("overload", &title, TOPOLOGY, effort);
+    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); FACTORS.len()];
+    let mut peaks = Vec::new();
+    for round in 1..=effort.runs {
+        section.begin_round();
+        let world = World::new(effort, size)?;
+        // The unit of the round: what comes through of far too much.
+        let unit = world.measure(TOO_MUCH, 1000.0, false)?.goodput;
+        anyhow::ensure!(unit > 0.0, "nothing came through");
+        let mut best = unit;
+        for (factor, list) in FACTORS.iter().zip(&mut samples) {
+            let sample = world.measure(unit * factor, unit * OTHER, true)?;
+            eprintln!(
+                "run {round}: offered {:>8.0}/s, through {:>8.0}/s; other tenant {:.0} %; {} of {LOGINS} logins, {:.0} ms",
+                sample.offered,
+                sample.goodput,
+                sample.other * 100.0,
+                sample.logins,
+                sample.login_ms
+            );
+            best = best.max(sample.goodput);
+            list.push(sample);
+        }
+        peaks.push(best);
+    }
+    tell(&mut section, &samples, median(&peaks));
+    Ok(section)
+}
+
+fn tell(section: &mut Section, samples: &[Vec<Sample>], peak: f64) {
+    let of = |list: &[Sample], field: fn(&Sample) -> f64| median(&list.iter().map(field).collect::<Vec<_>>());
+    let mut table = Table::new(
+        "datagrams a second, medians",
+        &[
+            "wanted",
+            "offered",
+            "of the peak",
+            "goodput",
+            "of the peak",
+            "other tenant",
+            "logins",
+            "ms a login",
+        ],
+    );
+    let (mut goodput, mut ideal, mut other) = (Vec::new(), Vec::new(), Vec::new());
+    for (factor, list) in FACTORS.iter().zip(samples) {
+        let (offered, through) = (of(list, |s| s.offered), of(list, |s| s.goodput));
+        let share = of(list, |s| s.other);
+        let logins: u64 = list.iter().map(|s| s.logins).sum();
+        table.row([
+            format!("{factor}"),
+            format!("{offered:.0}"),
+            format!("{:.2}", offered / peak),
+            format!("{through:.0}"),
+            format!("{:.2}", through / peak),
+            format!("{:.1} %", share * 100.0),
+            format!("{logins} of {}", LOGINS as usize * list.len()),
+            format!("{:.0}", of(list, |s| s.login_ms)),
+        ]);
+        goodput.push((offered / peak, through / peak));
+        ideal.push((offered / peak, (offered / peak).min(1.0)));
+        other.push((offered / peak, share));
+    }
+    section.tables.push(table);
+    let far = samples
+        .iter()
+        .max_by(|a, b| of(a, |s| s.offered).total_cmp(&of(b, |s| s.offered)));
+    if let Some(far) = far {
+        let reached = of(far, |s| s.offered) / peak;
+        let words = format!("when {reached:.1} times the peak is offered");
+        section.ratio(
+            format!("goodput over the peak {words}"),
+            of(far, |s| s.goodput) / peak,
+            Some(0.9),
+        );
+        section.ratio(
+            format!("another tenant's share {words}"),
+            of(far, |s| s.other),
+            Some(0.95),
+        );
+        let logins: u64 = far.iter().map(|s| s.logins).sum();
+        let part = logins as f64 / (f64::from(LOGINS) * far.len() as f64);
+        section.ratio(format!("logins that succeed {words}"), part, Some(1.0));
+        if reached < 2.9 {
+            section.note(format!(
+                "the generator and the client on the other cores made {reached:.1} times the peak and no more"
+            ));
+        }
+    }
+    let line = |name: &str, mut points: Vec<(f64, f64)>| {
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Series {
+            name: name.to_owned(),
+            points,
+        }
+    };
+    section.plots.push(Plot::Lines {
+        title: "Goodput by what is offered, in parts of the peak".to_owned(),
+        x: "offered / peak".to_owned(),
+        y: "goodput / peak".to_owned(),
+        log: false,
+        series: vec![
+            line("goodput", goodput),
+            line("if nothing were lost", ideal),
+            line("other tenant's share", other),
+        ],
+    });
+}
+
+impl World {
+    fn new(effort: &Effort, size: u32) -> Result<Self> {
+        let mut path = Path::up(Kind::Ours, Wire::Single, 1)?;
+        let second = path.add_host()?;
+        path.connect(second, "globex")?;
+        let visitor = path.add_host()?;
+        admit(path.ours()?)?;
+        for tenant in ["acme", "globex"] {
+            make_sink(&path.ours()?.world.site(tenant)?.server)?;
+        }
+        let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
+        let cores = match last {
+            0 => "0".to_owned(),
+            _ => format!("1-{last}"),
+        };
+        let gateway = path.gateway_process()?.to_string();
+        command(&["taskset", "-apc", "0", &gateway])?;
+        for host in [path.client(0)?, path.client(second)?] {
+            for id in command(&["ip", "netns", "pids", host.name()])?.split_whitespace() {
+                command(&["taskset", "-apc", &cores, id])?;
+            }
+        }
+        Ok(Self {
+            path,
+            visitor,
+            size,
+            seconds: f64::from(effort.seconds),
+            cores,
+        })
+    }
+
+    fn blast(&self, host: &Host, rate: f64, burst: u32, log: &str) -> Result<Process> {
+        let blast = Blast {
+            rate,
+            size: self.size,
+            seconds: self.seconds + 2.0 * MARGIN + 0.3,
+            burst,
+        };
+        blast.begin(
+            host,
+            &["taskset", "-c", &self.cores],
+            SERVER_V4,
+            &self.path.folder().join(log),
+        )
+    }
+
+    fn measure(&self, rate: f64, other: f64, with_logins: bool) -> Result<Sample> {
+        let gateway = self.path.gateway();
+        let (first, second) = (self.path.client(0)?, self.path.client(1)?);
+        let world = &self.path.ours()?.world;
+        let servers = [&world.site("acme")?.server, &world.site("globex")?.server];
+        let mut flood = self.blast(first, rate, (30_000 / self.size).clamp(1, 60), "flood.log")?;
+        let mut beside = self.blast(second, other, 1, "beside.log")?;
+        let begin = Instant::now();
+        sleep_until(begin, 0.3 + MARGIN);
+        let count = || -> Result<[f64; 4]> {
+            Ok([
+                device_counter(gateway, "cable0", "rx_packets")?,
+                device_counter(gateway, "cable1", "rx_packets")?,
+                sunk(servers[0], self.size)?,
+                sunk(servers[1], self.size)?,
+            ])
+        };
+        let (start, before) = (Instant::now(), count()?);
+        let logins = with_logins.then(|| self.log_in()).transpose()?;
+        sleep_until(start, self.seconds);
+        let (time, after) = (start.elapsed().as_secs_f64(), count()?);
+        for process in [&mut flood, &mut beside] {
+            process.wait(Duration::from_secs(20))?;
+        }
+        let (logins, login_ms) = match logins {
+            Some(process) => finish_logins(process)?,
+            None => (0, f64::NAN),
+        };
+        let [offered, beside, through, share] = [0, 1, 2, 3].map(|i: usize| {
+            let at = |counts: &[f64; 4]| counts.get(i).copied().unwrap_or(f64::NAN);
+            at(&after) - at(&before)
+        });
+        Ok(Sample {
+            offered: offered / time,
+            goodput: through / time,
+            other: share / beside,
+            logins,
+            login_ms,
+        })
+    }
+
+    fn log_in(&self) -> Result<Process> {
+        let mut words = users(LOGINS, 50)?;
+        words.extend(["--output", "json", "--first", "70000"].map(str::to_owned));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let log = self.path.folder().join("logins.json");
+        std::fs::write(&log, "")?;
+        self.path
+            .client(self.visitor)?
+            .start("loadtest", &words, &[], &log)
+    }
+}
+
+/// Users that got in, and the median of the time it took.
+fn finish_logins(mut process: Process) -> Result<(u64, f64)> {
+    process.wait(Duration::from_secs(60))?;
+    let text = process.output();
+    let json = text.find('{').and_then(|at| text.get(at..)).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(json)?;
+    let logged_in = value["logged_in"].as_u64().unwrap_or(0);
+    Ok((logged_in, value["login_ms"]["p50"].as_f64().unwrap_or(f64::NAN)))
+}
