@@ -12,21 +12,27 @@ use super::stats::median;
 use super::traffic::{Blast, device_counter, make_sink, sleep_until, sunk};
 use crate::Result;
 use crate::net::Host;
-use crate::process::{Process, run as command};
+use crate::process::{Process, run as command, wait_for};
 use crate::world::SERVER_V4;
 
 const TOPOLOGY: &str = "two clients of two tenants, with a tunnel and a cable each, and a third host whose users log in; one gateway with one worker, \
     alone on the first core, everything else on the others. The first client's datagrams are sent in bursts, cut before the \
     cable, and arrive at the gateway one by one. Offered is what comes over the cable, goodput what the servers behind the \
     gateway have counted (and thrown away), both between two moments while the flow goes on";
-/// Offered, in parts of what comes through when far too much is offered.
+/// Offered, in parts of the peak that the round has found first.
 const FACTORS: [f64; 8] = [0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0];
 /// What the other tenant offers, in the same unit.
 const OTHER: f64 = 0.1;
 /// Seconds of a flow before and after the time that counts.
 const MARGIN: f64 = 0.4;
-/// More datagrams a second than any generator here makes.
-const TOO_MUCH: f64 = 4e6;
+/// Where the search for the peak begins, in datagrams a second, and by what it grows from step to step.
+const SEARCH: (f64, f64) = (20_000.0, 1.4);
+/// Steps of that search.
+const STEPS: usize = 16;
+/// Above this part of what was wanted or offered, the generator or the gateway still keeps pace.
+const PACE: f64 = 0.9;
+/// How long a queue may go on draining after a flow.
+const DRAIN: Duration = Duration::from_secs(20);
 /// Users that log in during each measurement.
 const LOGINS: u32 = 5;
 
@@ -58,12 +64,11 @@ pub(super) fn run(effort: &Effort, size: u32) -> Result<Section> {
     for round in 1..=effort.runs {
         section.begin_round();
         let world = World::new(effort, size)?;
-        // The unit of the round: what comes through of far too much.
-        let unit = world.measure(TOO_MUCH, 1000.0, false)?.goodput;
-        anyhow::ensure!(unit > 0.0, "nothing came through");
-        let mut best = unit;
+        let mut best = world.find_peak()?;
+        let unit = best;
         for (factor, list) in FACTORS.iter().zip(&mut samples) {
             let sample = world.measure(unit * factor, unit * OTHER, true)?;
+            world.settle()?;
             eprintln!(
                 "run {round}: offered {:>8.0}/s, through {:>8.0}/s; other tenant {:.0} %; {} of {LOGINS} logins, {:.0} ms",
                 sample.offered,
@@ -189,6 +194,40 @@ impl World {
             size,
             seconds: f64::from(effort.seconds),
             cores,
+        })
+    }
+
+    /// Offers more and more until it does not come through any more: the most that did.
+    fn find_peak(&self) -> Result<f64> {
+        let (mut rate, growth) = SEARCH;
+        let mut best = 0.0_f64;
+        for _ in 0..STEPS {
+            let sample = self.measure(rate, 100.0, false)?;
+            self.settle()?;
+            best = best.max(sample.goodput);
+            if sample.goodput < sample.offered * PACE || sample.offered < rate * PACE {
+                break;
+            }
+            rate *= growth;
+        }
+        anyhow::ensure!(best > 0.0, "nothing came through");
+        Ok(best)
+    }
+
+    /// Waits until no queue drains any more, so that the next flow does not pay for this one.
+    fn settle(&self) -> Result<()> {
+        let mut last = [f64::NAN; 2];
+        wait_for("the queues to drain", DRAIN, || {
+            std::thread::sleep(Duration::from_millis(100));
+            let server = &self.path.ours()?.world.site("acme")?.server;
+            let now = [
+                device_counter(self.path.gateway(), "cable0", "rx_packets")?,
+                sunk(server, self.size)?,
+            ];
+            // Liveness may pass at any time.
+            let quiet = now.iter().zip(&last).all(|(now, last)| now - last < 20.0);
+            last = now;
+            Ok(quiet)
         })
     }
 

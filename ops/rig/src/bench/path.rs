@@ -378,21 +378,19 @@ fn our_gateway(kind: Kind) -> Result<Gateway> {
 
 /// The library of both ends' AEAD: the fastest one, or the one that the environment names.
 fn aead(kind: Kind) -> String {
-    match kind {
-        Kind::OursWithoutCipher => "ipsec-mb".to_owned(),
-        _ => std::env::var("RIG_AEAD").unwrap_or_else(|_| "auto".to_owned()),
+    if kind == Kind::OursWithoutCipher {
+        return "ipsec-mb".to_owned();
     }
+    std::env::var("RIG_AEAD").unwrap_or_else(|_| "auto".to_owned())
 }
 
 /// The words before the command of one of our programs.
 fn environment(kind: Kind) -> Result<Vec<String>> {
-    match kind {
-        Kind::OursWithoutCipher => {
-            let library = library_without_cipher()?.display().to_string();
-            Ok(vec!["env".to_owned(), format!("LD_PRELOAD={library}")])
-        }
-        _ => Ok(Vec::new()),
+    if kind != Kind::OursWithoutCipher {
+        return Ok(Vec::new());
     }
+    let library = library_without_cipher()?.display().to_string();
+    Ok(vec!["env".to_owned(), format!("LD_PRELOAD={library}")])
 }
 
 fn library_without_cipher() -> Result<std::path::PathBuf> {
