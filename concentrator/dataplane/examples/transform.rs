@@ -23,6 +23,8 @@ const SIZES: [usize; 8] = [64, 128, 256, 512, 1024, 1400, 4096, 9000];
 /// Packets that are sealed, then opened: their buffers fit a second-level cache up to 1,400 octets.
 const PACKETS: usize = 256;
 const MANY: usize = 1_000;
+/// Rounds over all packets, even if they take longer than they should.
+const MIN_ROUNDS: usize = 5;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -110,27 +112,27 @@ struct Cost {
     open: f64,
 }
 
-/// Runs `seal` and `open` in turn over all buffers for about `time`, and gives what each took a packet, in ns.
+/// Runs `seal` and `open` in turn over all buffers for about `time`, and gives what each took a packet, in ns: the median
+/// of the rounds, which does not mind that some of them were interrupted.
 fn timed(
     time: Duration,
     mut seal: impl FnMut() -> Result<()>,
     mut open: impl FnMut() -> Result<()>,
 ) -> Result<Cost> {
-    let (mut sealing, mut opening, mut rounds) = (Duration::ZERO, Duration::ZERO, 0_u32);
-    while sealing + opening < time {
+    let begin = Instant::now();
+    let mut rounds = Vec::new();
+    while begin.elapsed() < time || rounds.len() < MIN_ROUNDS {
         let start = Instant::now();
         seal()?;
         let middle = Instant::now();
         open()?;
-        opening += middle.elapsed();
-        sealing += middle - start;
-        rounds += 1;
+        let each = |time: Duration| time.as_nanos() as f64 / PACKETS as f64;
+        rounds.push(Cost {
+            seal: each(middle - start),
+            open: each(middle.elapsed()),
+        });
     }
-    let packets = f64::from(rounds) * PACKETS as f64;
-    Ok(Cost {
-        seal: sealing.as_nanos() as f64 / packets,
-        open: opening.as_nanos() as f64 / packets,
-    })
+    Ok(median(rounds))
 }
 
 /// The AEAD alone, on as many octets as ESP has it encrypt.
