@@ -444,6 +444,22 @@ pub(crate) fn end_orphans_of(node: &Node, slot: &Slot) {
     }
 }
 
+/// Whether the pre-shared key of a user is still there. An identity whose text does not say all of it (a distinguished
+/// name) is not judged; nor is a user with a certificate.
+fn has_key(node: &Node, connection: &tenants::Connection, peer_id: &str) -> bool {
+    let Ok(identity) = peer_id.parse::<ike::Identity>() else {
+        return true;
+    };
+    if identity.kind == ike::wire::IdType::DER_ASN1_DN || identity.to_string() != peer_id {
+        return true;
+    }
+    !matches!(connection.auth, tenants::Auth::Psk { .. })
+        || node
+            .registry
+            .psk(connection, &crate::decide::identity(&identity))
+            .is_some()
+}
+
 fn end_if_orphan(node: &Node, session: &Arc<Session>) {
     let facts = &session.facts;
     let tenant = node
@@ -454,7 +470,7 @@ fn end_if_orphan(node: &Node, session: &Arc<Session>) {
         && node
             .registry
             .connection(&facts.tenant, &facts.connection)
-            .is_some_and(|connection| !connection.disabled);
+            .is_some_and(|connection| !connection.disabled && has_key(node, &connection, &facts.peer_id));
     if !stays && let Some(addr) = session.addr.load_full() {
         session.update(|standing| standing.state = "closing");
         node.sessions.changed(session);

@@ -185,7 +185,7 @@ async fn admit(
     Ok((grant, granted))
 }
 
-fn identity(id: &Identity) -> PeerIdentity {
+pub(crate) fn identity(id: &Identity) -> PeerIdentity {
     PeerIdentity {
         kind: id.kind.0,
         data: id.data.clone(),

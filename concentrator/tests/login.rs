@@ -70,6 +70,39 @@ fn a_user_logs_in_and_out() {
     daemon.drain();
 }
 
+/// A user whose key is taken away is out at once; the others stay.
+#[test]
+fn a_user_without_a_key_is_ended() {
+    if !in_namespace("a_user_without_a_key_is_ended") {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(state.path(), |_| {});
+    let users = [("alice@acme.example", "one"), ("bob@acme.example", "two")];
+    block_on(daemon.provision("acme", "10.77.0.0/24", &users));
+    let mut alice = Client::new("127.0.0.2", "alice@acme.example", "acme.gw.example", "one");
+    let mut bob = Client::new("127.0.0.3", "bob@acme.example", "acme.gw.example", "two");
+    alice.login();
+    bob.login();
+    block_on(async {
+        v1::credential_service_client::CredentialServiceClient::new(daemon.api().await)
+            .delete(v1::DeleteCredentialRequest {
+                tenant: "acme".to_owned(),
+                name: "alice".to_owned(),
+                ..Default::default()
+            })
+            .await
+            .unwrap();
+    });
+    assert!(
+        alice.run(2 * SECOND, |alice| alice.closed.is_some()),
+        "within 2 s"
+    );
+    eventually("the session's end", || daemon.node.sessions.len() == 1);
+    assert!(bob.alive(5 * SECOND));
+    daemon.drain();
+}
+
 /// Wrong key and unknown user: refused alike towards the peer, told apart towards the operator.
 #[test]
 fn refusals_look_alike_outside_and_are_explained_inside() {

@@ -32,6 +32,9 @@ use super::witness::{Charge, Witness, to_hex};
 use crate::config::{self, Config};
 use crate::node::Node;
 
+/// Room for heartbeats that wait, in octets.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
 /// Between two measurements.
 const MEASURE: Duration = Duration::from_secs(1);
 
@@ -277,6 +280,10 @@ fn sockets(listen: &[SocketAddr]) -> anyhow::Result<Vec<(SocketAddr, UdpSocket)>
         .map(|address| {
             let socket = UdpSocket::bind(address).with_context(|| format!("cluster.listen {address}"))?;
             socket.set_nonblocking(true)?;
+            // What the kernel allows; with less, a flood from strangers displaces heartbeats sooner.
+            if let Err(error) = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER) {
+                tracing::warn!(%error, %address, "the heartbeats' receive buffer stays as it is");
+            }
             Ok((*address, socket))
         })
         .collect()
