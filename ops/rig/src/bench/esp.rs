@@ -112,7 +112,7 @@ pub(super) fn run(effort: &Effort) -> Result<Section> {
     );
     let mut versions = wireguard::versions();
     versions.extend(
-        command(&["swanctl", "--version"]).map(|text| text.lines().next().unwrap_or_default().to_owned()),
+        command(&["dpkg-query", "-W", "strongswan-swanctl"]).map(|text| text.trim().replace('\t', " ")),
     );
     section.note(format!("others: {}", versions.join("; ")));
     Ok(section)
