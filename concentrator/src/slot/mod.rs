@@ -328,7 +328,7 @@ impl Slot {
     }
 
     /// A write was refused: the slot is another's, as far as the store says. Its IKE SAs stand still and what waits for
-    /// the store waits on, until it is put down, or a later write is taken and [`Slot::regain`] is called.
+    /// the store waits on, until it is put down, or a later write is taken and `regain` is called.
     pub fn lose(&self) {
         self.lost.send_replace(true);
     }

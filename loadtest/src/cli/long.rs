@@ -13,7 +13,7 @@ pub struct Watch {
     /// Label of the run.
     #[arg(long, default_value = "")]
     pub name: String,
-    /// Take orders (mark NAME, status, report [NAME], since NAME, quit) at this Unix socket; - is standard input.
+    /// Take orders (mark NAME, status, report NAME, since NAME, quit) at this Unix socket; - is standard input.
     #[arg(long, value_name = "SOCKET")]
     pub control: Option<PathBuf>,
     /// Write events as they happen, one JSON object a line.
@@ -157,7 +157,7 @@ pub struct Merge {
 pub struct Ctl {
     /// The socket that --control made.
     pub socket: PathBuf,
-    /// The order: mark NAME, status, report [NAME], since NAME, quit.
+    /// The order: mark NAME, status, report NAME, since NAME, quit.
     #[arg(required = true, value_name = "ORDER")]
     pub order: Vec<String>,
 }
