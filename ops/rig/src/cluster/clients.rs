@@ -195,9 +195,13 @@ impl Client {
             .with_context(|| format!("client{}:\n{}", self.index, self.swan.log()))
     }
 
-    /// How many logins it has begun.
+    /// How many logins it has begun. A rekey of the IKE SA that the client begins is logged in the same words.
     pub fn logins(&self) -> usize {
-        self.swan.count_in_log("initiating IKE_SA vpn")
+        let log = self.swan.log();
+        let rekeys = log.matches("=> REKEYING").count();
+        log.matches("initiating IKE_SA vpn")
+            .count()
+            .saturating_sub(rekeys)
     }
 
     /// Whether its tunnel carries a packet to the server and back.

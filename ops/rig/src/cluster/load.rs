@@ -53,6 +53,7 @@ impl Default for Users {
 pub struct Source {
     process: Process,
     socket: PathBuf,
+    events: PathBuf,
     /// What it is called in reports.
     pub name: String,
     kind: Kind,
@@ -152,9 +153,10 @@ impl Source {
 
     fn start(host: &Host, folder: &Folder, name: &str, mut command: Vec<String>, kind: Kind) -> Result<Self> {
         let socket = folder.join(&format!("{name}.ctl"));
+        let events = folder.join(&format!("{name}.events.jsonl"));
         for (option, file) in [
             ("--control", socket.clone()),
-            ("--events", folder.join(&format!("{name}.events.jsonl"))),
+            ("--events", events.clone()),
             ("--json", folder.join(&format!("{name}.json"))),
         ] {
             command.extend([option.to_owned(), file.display().to_string()]);
@@ -167,6 +169,7 @@ impl Source {
         Ok(Self {
             process,
             socket,
+            events,
             name: name.to_owned(),
             kind,
         })
@@ -245,6 +248,29 @@ impl Source {
                     .collect()
             }
         }
+    }
+
+    /// The events of users who had to log in anew since a time of the clock, each user's last ones in order: why they did.
+    pub fn reasons(&self, since_unix_ms: f64) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.events).unwrap_or_default();
+        let events: Vec<Value> = text
+            .lines()
+            .filter_map(|l| serde_json::from_str(l).ok())
+            .filter(|e: &Value| number(e, "unix_ms") >= since_unix_ms)
+            .collect();
+        let anew = events.iter().filter(|e| e["event"] == "new_login");
+        anew.map(|login| {
+            let of_user = events.iter().filter(|e| e["user"] == login["user"]);
+            let told: Vec<String> = of_user.take(12).map(ToString::to_string).collect();
+            format!(
+                "{} user {}: {}\n      {}",
+                self.name,
+                login["user"],
+                login["reason"],
+                told.join("\n      ")
+            )
+        })
+        .collect()
     }
 
     /// Whether it runs.

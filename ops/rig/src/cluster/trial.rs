@@ -72,6 +72,11 @@ pub fn run(scene: &mut Scene, fault: &Fault, random: &mut Random) -> Result<Tria
     let before = generations(scene)?;
     let _ = scene.watcher.take();
     scene.mark("fault")?;
+    let begin = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+        * 1e3;
     let hit = match (fault.run)(scene, random) {
         Ok(hit) => hit,
         Err(error) => {
@@ -109,6 +114,10 @@ pub fn run(scene: &mut Scene, fault: &Fault, random: &mut Random) -> Result<Tria
         wrong,
     };
     let mut trial = judge(scene, trial, &before)?;
+    if trial.new_logins > 0 {
+        let told = scene.sources.iter().flat_map(|s| s.reasons(begin));
+        trial.wrong.extend(told.take(5));
+    }
     if lost {
         trial.wrong.extend(scene.revive()?);
     }
