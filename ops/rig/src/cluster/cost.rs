@@ -198,9 +198,10 @@ pub fn writes(users: u32, seconds: u64) -> Result<Costs> {
         std::thread::sleep(Duration::from_secs(3));
         rekeys.push(Writes::of(&scene)?.since(before, idle_second, begin.elapsed().as_secs_f64(), count));
     }
-    drop(idle);
+    // While its users are there to answer: a session whose peer is gone ends by its retransmissions alone.
     daemon.vpnctl(&["disconnect", "--all", "--tenant", "acme"])?;
     expect(0)?;
+    drop(idle);
 
     let busy = hold(&scene.world, &scene.folder, users, "busy", true)?;
     expect(users).with_context(|| busy.output())?;
