@@ -32,8 +32,7 @@ use crate::keylog::KeyLogWriter;
 use crate::management::{self, Servers};
 use crate::node::{Node, Parts};
 use crate::recovery;
-use crate::session::Session;
-use crate::slot::Slot;
+use crate::revocation;
 use crate::sockets::{IkeSocket, Sockets};
 use crate::telemetry::{Telemetry, serve_prometheus};
 
@@ -425,55 +424,7 @@ async fn follow_registry(node: Arc<Node>, mut complete: bool) {
         // Many changes come together (an apply): look once for all of them.
         while changes.try_recv().is_ok() {}
         node.policies.forget();
-        end_orphans(&node);
+        revocation::look(&node);
         complete = reconcile(&node).await;
-    }
-}
-
-/// Ends sessions whose tenant or connection is gone or disabled.
-fn end_orphans(node: &Node) {
-    for session in node.sessions.page(None, usize::MAX) {
-        end_if_orphan(node, &session);
-    }
-}
-
-/// The same for the sessions of one slot.
-pub(crate) fn end_orphans_of(node: &Node, slot: &Slot) {
-    for session in &slot.sessions {
-        end_if_orphan(node, &session);
-    }
-}
-
-/// Whether the pre-shared key of a user is still there. An identity whose text does not say all of it (a distinguished
-/// name) is not judged; nor is a user with a certificate.
-fn has_key(node: &Node, connection: &tenants::Connection, peer_id: &str) -> bool {
-    let Ok(identity) = peer_id.parse::<ike::Identity>() else {
-        return true;
-    };
-    if identity.kind == ike::wire::IdType::DER_ASN1_DN || identity.to_string() != peer_id {
-        return true;
-    }
-    !matches!(connection.auth, tenants::Auth::Psk { .. })
-        || node
-            .registry
-            .psk(connection, &crate::decide::identity(&identity))
-            .is_some()
-}
-
-fn end_if_orphan(node: &Node, session: &Arc<Session>) {
-    let facts = &session.facts;
-    let tenant = node
-        .registry
-        .tenant(&facts.tenant)
-        .is_some_and(|tenant| !tenant.disabled);
-    let stays = tenant
-        && node
-            .registry
-            .connection(&facts.tenant, &facts.connection)
-            .is_some_and(|connection| !connection.disabled && has_key(node, &connection, &facts.peer_id));
-    if !stays && let Some(addr) = session.addr.load_full() {
-        session.update(|standing| standing.state = "closing");
-        node.sessions.changed(session);
-        addr.do_send(Order(ike::Command::Close));
     }
 }

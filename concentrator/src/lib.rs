@@ -36,6 +36,7 @@ pub mod node;
 pub mod policy;
 pub mod records;
 pub mod recovery;
+pub mod revocation;
 pub mod sa_record;
 pub mod seal;
 pub mod session;

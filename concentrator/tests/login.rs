@@ -70,7 +70,7 @@ fn a_user_logs_in_and_out() {
     daemon.drain();
 }
 
-/// A user whose key is taken away is out at once; the others stay.
+/// A user whose key is taken away is out at once, also one that does not answer; the others stay.
 #[test]
 fn a_user_without_a_key_is_ended() {
     if !in_namespace("a_user_without_a_key_is_ended") {
@@ -78,22 +78,36 @@ fn a_user_without_a_key_is_ended() {
     }
     let state = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(state.path(), |_| {});
-    let users = [("alice@acme.example", "one"), ("bob@acme.example", "two")];
+    let users = [
+        ("alice@acme.example", "one"),
+        ("bob@acme.example", "two"),
+        ("carol@acme.example", "three"),
+    ];
     block_on(daemon.provision("acme", "10.77.0.0/24", &users));
     let mut alice = Client::new("127.0.0.2", "alice@acme.example", "acme.gw.example", "one");
     let mut bob = Client::new("127.0.0.3", "bob@acme.example", "acme.gw.example", "two");
+    let mut carol = Client::new("127.0.0.4", "carol@acme.example", "acme.gw.example", "three");
     alice.login();
     bob.login();
-    block_on(async {
-        v1::credential_service_client::CredentialServiceClient::new(daemon.api().await)
-            .delete(v1::DeleteCredentialRequest {
-                tenant: "acme".to_owned(),
-                name: "alice".to_owned(),
-                ..Default::default()
-            })
-            .await
-            .unwrap();
-    });
+    carol.login();
+    let revoke = |name: &str| {
+        block_on(async {
+            v1::credential_service_client::CredentialServiceClient::new(daemon.api().await)
+                .delete(v1::DeleteCredentialRequest {
+                    tenant: "acme".to_owned(),
+                    name: name.to_owned(),
+                    ..Default::default()
+                })
+                .await
+                .unwrap();
+        });
+    };
+    // Nobody runs carol from here on: she is silent.
+    revoke("carol");
+    let revoked = std::time::Instant::now();
+    eventually("the end of a silent user", || daemon.node.sessions.len() == 2);
+    assert!(revoked.elapsed() < std::time::Duration::from_secs(2));
+    revoke("alice");
     assert!(
         alice.run(2 * SECOND, |alice| alice.closed.is_some()),
         "within 2 s"

@@ -19,6 +19,7 @@ use actix::Message;
 pub use child_sa::{ChildNews, ChildSaActor, Follow, Reinstall, Retire, SetPeer};
 pub(crate) use child_sa::{StopSending, Vanish};
 pub use esp_worker::{EspWorker, News};
+pub(crate) use ike_sa::Revoke;
 pub use ike_sa::{Begin, Evict, IkeSaActor};
 pub(crate) use ike_sa::{PutDown, Resave, Resume};
 pub use listener::Listener;

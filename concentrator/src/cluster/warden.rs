@@ -344,7 +344,7 @@ impl Warden {
         self.shared.runtime.spawn(async move {
             tokio::time::sleep(SETTLED).await;
             if !present.is_ended() {
-                crate::daemon::end_orphans_of(&node, &present);
+                crate::revocation::look_at(&node, &present);
             }
         });
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
-use actix::{ActorContext as _, AsyncContext as _, Context, Handler, Message};
+use actix::{AsyncContext as _, Context, Handler};
 use ike::Input;
 
 use super::{IkeSaActor, Stage};
@@ -112,27 +112,6 @@ impl Handler<Gone> for IkeSaActor {
             let addr = ChildSaActor::resume(&self.node, &self.slot, context.address(), child);
             self.children.insert(spi_in, addr);
         }
-    }
-}
-
-/// The session gives way to another one of its user: it ends at once, without a word to a peer that may be gone.
-#[derive(Message, Debug, Clone)]
-#[rtype(result = "()")]
-pub struct Evict {
-    /// Why, for the operator.
-    pub reason: String,
-}
-
-impl Handler<Evict> for IkeSaActor {
-    type Result = ();
-
-    fn handle(&mut self, Evict { reason }: Evict, context: &mut Context<Self>) {
-        if !self.acts() {
-            // It is on its way to another node, which has the record already.
-            return;
-        }
-        self.close(&reason);
-        context.stop();
     }
 }
 

@@ -4,6 +4,7 @@
 //!
 //! It lives under the pending supervisor until its peer is authenticated, then under its tenant's.
 
+mod ending;
 mod events;
 mod handlers;
 mod standing;
@@ -29,7 +30,9 @@ use crate::slot::Slot;
 use crate::tenant::Counted;
 use crate::wheel::{Armed, Wheel};
 
-pub use handlers::Evict;
+use ending::Ending;
+pub use ending::Evict;
+pub(crate) use ending::Revoke;
 pub(crate) use standing::{PutDown, Resave, Resume};
 
 /// Wait before a record that a full queue refused is offered again.
@@ -92,6 +95,8 @@ pub struct IkeSaActor {
     told_inbound: SystemTime,
     /// Orders that came while the slot did not serve.
     orders: Vec<ike::Command>,
+    /// An end that was decided meanwhile.
+    ending: Option<Ending>,
     /// A verdict that came then.
     verdict: Option<Box<AuthDone>>,
     /// Told when the record is queued again.
@@ -177,6 +182,7 @@ impl IkeSaActor {
             first: None,
             told_inbound: SystemTime::now(),
             orders: Vec::new(),
+            ending: None,
             verdict: None,
             receipt: None,
             arrival: None,

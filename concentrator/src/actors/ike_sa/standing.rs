@@ -56,6 +56,10 @@ impl Handler<Resume> for IkeSaActor {
             return;
         }
         let now = (SystemTime::now(), Instant::now());
+        self.end_as_decided(context);
+        if self.closed {
+            return;
+        }
         for command in std::mem::take(&mut self.orders) {
             Handler::<Order>::handle(self, Order(command), context);
         }

@@ -74,7 +74,8 @@ fn tenant(name: &str, pool: &str) -> String {
         (String::new(), "[ v4 ]", "")
     };
     format!(
-        "kind: Tenant\nname: {name}\nrouting_domain: {{ device: vpn-{name}, mtu: 1400 }}\ngateway_ids: [ {name}.vpn.example ]\n{anchors}\
+        "kind: Tenant\nname: {name}\nrouting_domain: {{ device: vpn-{name}, mtu: 1400 }}\ngateway_ids: [ {name}.vpn.example ]\n\
+         limits: {{ max_sessions: 40000, max_half_open: 20000 }}\n{anchors}\
          ---\nkind: AddressPool\ntenant: {name}\nname: v4\nrange: {pool}\n{v6}\
          ---\nkind: Credential\ntenant: {name}\nname: users\ntype: psk\nids: [ \"*@corp.example\", \"*@load.example\" ]\nsecret: \"{secret}\"\n\
          ---\nkind: Connection\ntenant: {name}\nname: psk\nlocal_id: {name}.vpn.example\nremote_ids: [ \"*@corp.example\", \"*@load.example\" ]\n\
