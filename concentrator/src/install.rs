@@ -57,5 +57,6 @@ pub(crate) fn pair(node: &Node, slot: &Slot, child: &Child, first_seq: u64, ceil
             ..Limits::default()
         },
         path_mtu: None,
+        df: esp::tunnel::DfRule::Clear,
     }
 }

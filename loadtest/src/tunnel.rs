@@ -375,6 +375,7 @@ impl Tunnel {
             },
             limits: Limits::default(),
             path_mtu: None,
+            df: esp::tunnel::DfRule::Clear,
         };
         self.worker
             .send(WorkerCommand::Install(Box::new(pair)))

@@ -107,6 +107,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         activate: Activate::Now,
         limits: Limits::default(),
         path_mtu: None,
+        df: esp::tunnel::DfRule::Clear,
     };
     let (events, received) = channel();
     let mut handles = Vec::new();

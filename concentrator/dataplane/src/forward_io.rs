@@ -73,7 +73,7 @@ impl ForwardPort {
                 self.wrapper.wrap(envelope, packet, room);
                 count += 1;
             }
-            match self.socket.send_burst(room, stride, to, 0) {
+            match self.socket.send_burst(room, stride, to, 0, to.is_ipv6()) {
                 Ok(()) => sent += count as u64,
                 Err(_) if sent > 0 => break,
                 Err(refused) => return Err(refused),

@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 
 use esp::DropReason;
+use esp::tunnel::Outer;
 
 use crate::handover::Parcel;
 use crate::message::{Encap, WorkerEvent};
@@ -36,6 +37,8 @@ pub enum Refused {
     Full,
     /// This packet cannot go.
     Failed,
+    /// It may not be fragmented, and does not fit the first link of the way.
+    TooBig,
     /// The permission to carry packets is over.
     NotOwner,
 }
@@ -46,6 +49,7 @@ impl Refused {
         match self {
             Self::Full => full,
             Self::Failed => failed,
+            Self::TooBig => DropReason::PathMtu,
             Self::NotOwner => DropReason::NotOwner,
         }
     }
@@ -55,14 +59,15 @@ impl Refused {
 pub trait PacketIo {
     /// Fills `buffer` (at least 64 KiB) with what a peer sent; `None` when nothing waits.
     fn receive(&mut self, buffer: &mut [u8]) -> Option<Arrival>;
-    /// Sends datagrams of `segment` octets each (the last may be shorter).
+    /// Sends datagrams of `segment` octets each (the last may be shorter). [`Outer::dont_fragment`] is the DF bit of IPv4;
+    /// over IPv6 packets without it leave here in fragments of at most 1280 octets.
     fn transmit(
         &mut self,
         port: PortId,
         data: &[u8],
         segment: usize,
         to: SocketAddr,
-        tos: u8,
+        outer: Outer,
     ) -> Result<(), Refused>;
     /// Sends ESP packets of `arrival` on to another node of the cluster, one by one; gives how many went.
     fn forward(&mut self, to: SocketAddr, arrival: &Arrival, data: &[u8]) -> Result<u64, Refused>;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use esp::tunnel::Outer;
 use rustc_hash::FxHashMap;
 
 use crate::forward::{Envelope, Kind};
@@ -335,7 +336,7 @@ impl PacketIo for KernelIo<'_> {
         data: &[u8],
         segment: usize,
         to: SocketAddr,
-        tos: u8,
+        outer: Outer,
     ) -> Result<(), Refused> {
         let socket = self
             .seat
@@ -346,7 +347,7 @@ impl PacketIo for KernelIo<'_> {
         if !self.seat.may_carry() {
             return Err(Refused::NotOwner);
         }
-        socket.send_burst(data, segment, to, tos)
+        socket.send_burst(data, segment, to, outer.traffic_class, outer.dont_fragment)
     }
 
     fn forward(&mut self, to: SocketAddr, arrival: &Arrival, data: &[u8]) -> Result<u64, Refused> {

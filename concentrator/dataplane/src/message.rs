@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use esp::tunnel::DfRule;
 use ip::Selector;
 use ip::packet::Summary;
 
@@ -37,6 +38,8 @@ pub struct SaPair {
     pub limits: Limits,
     /// Largest inner packet in octets on this path; the domain's MTU if `None`.
     pub path_mtu: Option<u16>,
+    /// The DF bit of outer IPv4 headers (RFC 4301 section 8.1).
+    pub df: DfRule,
 }
 
 /// What carries ESP packets.

@@ -72,7 +72,7 @@ impl Default for TunnelRules {
 }
 
 /// The fields of an outer header that depend on the inner one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Outer {
     /// DSCP (upper six bits) and ECN (lower two).
     pub traffic_class: u8,

@@ -11,6 +11,8 @@
 #![deny(clippy::indexing_slicing, missing_docs)]
 
 pub mod checksum;
+pub mod fragment;
+pub mod icmp;
 pub mod packet;
 mod selector;
 mod selector_text;

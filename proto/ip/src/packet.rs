@@ -121,14 +121,27 @@ fn be16(packet: &[u8], at: usize) -> Option<u16> {
 #[inline]
 pub fn summarize(packet: &[u8]) -> Result<Summary, PacketError> {
     match packet.first().map(|b| b >> 4) {
-        Some(4) => summarize_v4(packet),
-        Some(6) => summarize_v6(packet),
+        Some(4) => summarize_v4::<true>(packet),
+        Some(6) => summarize_v6::<true>(packet),
+        _ => Err(PacketError::Version),
+    }
+}
+
+/// As [`summarize`] for the beginning of a packet, as an ICMP error quotes it: what [`Summary::total_len`] counts may be
+/// missing.
+///
+/// # Errors
+/// When the octets end within the headers, or are not those of an IP packet.
+pub fn summarize_quoted(start: &[u8]) -> Result<Summary, PacketError> {
+    match start.first().map(|b| b >> 4) {
+        Some(4) => summarize_v4::<false>(start),
+        Some(6) => summarize_v6::<false>(start),
         _ => Err(PacketError::Version),
     }
 }
 
 #[inline]
-fn summarize_v4(packet: &[u8]) -> Result<Summary, PacketError> {
+fn summarize_v4<const WHOLE: bool>(packet: &[u8]) -> Result<Summary, PacketError> {
     let header: &[u8; IPV4_HEADER] = packet.first_chunk().ok_or(PacketError::Truncated)?;
     // By words: addresses that were put together octet by octet would be slow to read again as a whole.
     let (words, _) = header.as_chunks::<4>();
@@ -147,7 +160,7 @@ fn summarize_v4(packet: &[u8]) -> Result<Summary, PacketError> {
     if header_len < IPV4_HEADER || header_len > total_len {
         return Err(PacketError::HeaderLength);
     }
-    if total_len > packet.len() {
+    if WHOLE && total_len > packet.len() {
         return Err(PacketError::Length);
     }
     let flags = u16::from_be_bytes([f0, f1]);
@@ -161,7 +174,13 @@ fn summarize_v4(packet: &[u8]) -> Result<Summary, PacketError> {
         src: IpAddr::V4(Ipv4Addr::from(src)),
         dst: IpAddr::V4(Ipv4Addr::from(dst)),
         protocol,
-        ports: ports(packet, header_len, total_len, protocol, fragment),
+        ports: ports(
+            packet,
+            header_len,
+            total_len.min(packet.len()),
+            protocol,
+            fragment,
+        ),
         fragment,
         header_len,
         total_len,
@@ -171,24 +190,25 @@ fn summarize_v4(packet: &[u8]) -> Result<Summary, PacketError> {
     })
 }
 
-fn summarize_v6(packet: &[u8]) -> Result<Summary, PacketError> {
+fn summarize_v6<const WHOLE: bool>(packet: &[u8]) -> Result<Summary, PacketError> {
     let header: &[u8; IPV6_HEADER] = packet.first_chunk().ok_or(PacketError::Truncated)?;
     let [v, c, _, _, l0, l1, next, hop_limit, addresses @ ..] = *header;
     let total_len = IPV6_HEADER + usize::from(u16::from_be_bytes([l0, l1]));
-    if total_len > packet.len() {
+    if WHOLE && total_len > packet.len() {
         return Err(PacketError::Length);
     }
+    let end = total_len.min(packet.len());
     let (addresses, _) = addresses.as_chunks::<16>();
     let [src, dst] = *addresses else {
         return Err(PacketError::Truncated);
     };
-    let chain = walk_extensions(packet, total_len, next)?;
+    let chain = walk_extensions(packet, end, next)?;
     Ok(Summary {
         version: 6,
         src: IpAddr::V6(Ipv6Addr::from(src)),
         dst: IpAddr::V6(Ipv6Addr::from(dst)),
         protocol: chain.protocol,
-        ports: ports(packet, chain.offset, total_len, chain.protocol, chain.fragment),
+        ports: ports(packet, chain.offset, end, chain.protocol, chain.fragment),
         fragment: chain.fragment,
         header_len: chain.offset,
         total_len,

@@ -53,7 +53,7 @@ impl PacketIo for Memory {
         data: &[u8],
         segment: usize,
         _: SocketAddr,
-        _: u8,
+        _: esp::tunnel::Outer,
     ) -> Result<(), Refused> {
         let mut copy = self.spare.pop().unwrap_or_default();
         copy.clear();
@@ -139,6 +139,7 @@ pub(crate) fn pair(number: u32, is_sender: bool, suite: Suite) -> SaPair {
         activate: Activate::Now,
         limits: Limits::default(),
         path_mtu: None,
+        df: esp::tunnel::DfRule::Clear,
     }
 }
 

@@ -4,7 +4,8 @@ use std::io::IoSlice;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use esp::{DropReason, tunnel};
+use esp::DropReason;
+use esp::tunnel::{self, Outer};
 use ip::packet::{Fragment, Summary};
 
 use super::pair::{Pair, Place};
@@ -42,7 +43,7 @@ pub(super) struct Outbox {
 struct Key {
     slot: Place,
     next_header: u8,
-    tos: u8,
+    outer: Outer,
 }
 
 impl Outbox {
@@ -152,12 +153,12 @@ impl Shard {
         } else {
             None
         };
-        // The outer DF bit is the socket's: clear.
         let rules = tunnel::TunnelRules {
-            df: tunnel::DfRule::Clear,
+            df: pair.df,
             ..Default::default()
         };
-        let tos = tunnel::encapsulate(&rules, summary.traffic_class, summary.dont_fragment).traffic_class;
+        let mut outer = tunnel::encapsulate(&rules, summary.traffic_class, summary.dont_fragment);
+        outer.dont_fragment |= pair.peer.is_ipv6();
         let next_header = if summary.version == 4 {
             ip::protocol::IPV4
         } else {
@@ -166,7 +167,7 @@ impl Shard {
         let key = Key {
             slot,
             next_header,
-            tos,
+            outer,
         };
         let (head, outbound) = (pair.outbound.layout().head(), &pair.outbound);
         let lengths = [burst.len_of(0), burst.len_of(count - 1)].map(|len| (len, outbound.sealed_len(len)));
@@ -317,7 +318,7 @@ impl Shard {
         let stride = pair.outbound.sealed_len(outbox.inner_len);
         let data = outbox.buffer.get(sealed).unwrap_or_default();
         self.counters.outer_writes += 1;
-        match send(io, pair, data, stride, outbox.key.tos) {
+        match send(io, pair, data, stride, outbox.key.outer) {
             Ok(()) => {
                 self.counters.outer_out += segments as u64;
                 pair.sent(segments as u64, outbox.octets, now, io);
@@ -332,6 +333,12 @@ impl Shard {
     }
 }
 
-fn send(io: &mut impl PacketIo, pair: &Pair, data: &[u8], segment: usize, tos: u8) -> Result<(), Refused> {
-    io.transmit(pair.port, data, segment, pair.peer, tos)
+fn send(
+    io: &mut impl PacketIo,
+    pair: &Pair,
+    data: &[u8],
+    segment: usize,
+    outer: Outer,
+) -> Result<(), Refused> {
+    io.transmit(pair.port, data, segment, pair.peer, outer)
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crypto::KeyError;
+use esp::tunnel::DfRule;
 use esp::{InboundSa, OutboundSa};
 use ip::Selector;
 use ip::packet::Summary;
@@ -29,6 +30,8 @@ pub(crate) struct Pair {
     /// The peer may move: its packets come in UDP.
     pub(crate) may_move: bool,
     pub(crate) path_mtu: Option<u16>,
+    /// The DF bit of outer headers.
+    pub(crate) df: DfRule,
     /// The outbound SA may be used although older ones are left.
     pub(crate) active: bool,
     /// A newer pair of the session for the same traffic has become active, or the peer has deleted this one: it is not sent
@@ -69,6 +72,7 @@ impl Pair {
             port,
             may_move: pair.encap == Encap::Udp,
             path_mtu: pair.path_mtu,
+            df: pair.df,
             active: pair.activate == Activate::Now,
             superseded: false,
             expired: false,

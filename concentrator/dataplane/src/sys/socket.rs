@@ -15,6 +15,8 @@ const PROTOCOL_ESP: i32 = 50;
 /// UDP_SEGMENT and UDP_GRO of linux/udp.h.
 const UDP_SEGMENT: libc::c_int = 103;
 const UDP_GRO: libc::c_int = 104;
+/// The MTU that every IPv6 link has (RFC 8200 section 5).
+const IPV6_MIN_MTU: libc::c_int = 1280;
 
 /// One received datagram, or a burst of datagrams of equal size (the last may be shorter) from one peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +60,9 @@ pub(crate) struct EspSocket {
     raw: bool,
     /// Cleared when the kernel refuses segmentation on the way out (a device without checksum offload, for one).
     gso: AtomicBool,
+    /// Whether what is sent has the DF bit (IPv4), or is not fragmented to the smallest MTU (IPv6). An option of the
+    /// socket, which one thread sends by: changed when a packet wants the other.
+    dont_fragment: AtomicBool,
 }
 
 /// Opens a member of the SO_REUSEPORT group of a UDP port. The order of the calls is the order of the members.
@@ -82,6 +87,7 @@ impl EspSocket {
     /// A further member of the port 4500 group, with receive offload.
     pub(crate) fn udp(local: SocketAddr, buffer: usize) -> io::Result<Self> {
         let socket = open_udp(local, true)?;
+        ignore_path_mtu(&socket, local)?;
         // A kernel without UDP_GRO delivers datagrams one by one: slower, not wrong.
         let _ = set_int(&socket, libc::SOL_UDP, UDP_GRO, 1);
         receive_tos(&socket, local)?;
@@ -92,6 +98,7 @@ impl EspSocket {
             local,
             raw: false,
             gso: AtomicBool::new(true),
+            dont_fragment: AtomicBool::new(local.is_ipv6()),
         })
     }
 
@@ -109,6 +116,7 @@ impl EspSocket {
         bpf::attach_filter(&socket, &filter)?;
         freebind(&socket, local)?;
         fragment_when_needed(&socket, local)?;
+        ignore_path_mtu(&socket, local)?;
         receive_tos(&socket, local)?;
         set_buffers(&socket, buffer);
         socket.bind(&local.into())?;
@@ -117,6 +125,7 @@ impl EspSocket {
             local,
             raw: true,
             gso: AtomicBool::new(false),
+            dont_fragment: AtomicBool::new(local.is_ipv6()),
         })
     }
 
@@ -130,14 +139,17 @@ impl EspSocket {
         self.raw
     }
 
-    /// Sends datagrams of `segment` octets each (the last may be shorter) with one call where that is possible.
+    /// Sends datagrams of `segment` octets each (the last may be shorter) with one call where that is possible. With
+    /// `dont_fragment` they have the DF bit over IPv4; over IPv6 those without it leave in fragments of at most 1280 octets.
     pub(crate) fn send_burst(
         &self,
         data: &[u8],
         segment: usize,
         to: SocketAddr,
         tos: u8,
+        dont_fragment: bool,
     ) -> Result<(), Refused> {
+        self.set_fragmenting(dont_fragment);
         if data.len() > segment && self.gso.load(Ordering::Relaxed) {
             match self.send(data, to, u16::try_from(segment).ok(), tos) {
                 Ok(()) => return Ok(()),
@@ -152,11 +164,31 @@ impl EspSocket {
         }
         for datagram in data.chunks(segment.max(1)) {
             if let Err(e) = self.send(datagram, to, None, tos) {
-                let is_full = matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS));
-                return Err(if is_full { Refused::Full } else { Refused::Failed });
+                return Err(match e.raw_os_error() {
+                    Some(libc::EAGAIN | libc::ENOBUFS) => Refused::Full,
+                    Some(libc::EMSGSIZE) => Refused::TooBig,
+                    _ => Refused::Failed,
+                });
             }
         }
         Ok(())
+    }
+
+    /// Makes what is sent from here on have the DF bit or not. Where the kernel refuses, packets go as those before.
+    fn set_fragmenting(&self, dont_fragment: bool) {
+        if self.dont_fragment.load(Ordering::Relaxed) == dont_fragment {
+            return;
+        }
+        let (level, option, value) = match (self.local.is_ipv4(), dont_fragment) {
+            (true, true) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
+            (true, false) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
+            // Zero is the MTU of the device.
+            (false, true) => (libc::IPPROTO_IPV6, libc::IPV6_MTU, 0),
+            (false, false) => (libc::IPPROTO_IPV6, libc::IPV6_MTU, IPV6_MIN_MTU),
+        };
+        if set_int(&self.socket, level, option, value).is_ok() {
+            self.dont_fragment.store(dont_fragment, Ordering::Relaxed);
+        }
     }
 
     /// Reads one datagram or burst; `None` when nothing waits. Over raw IPv4 the octets begin with the outer IP header.
@@ -200,13 +232,15 @@ fn freebind(socket: &Socket, local: SocketAddr) -> io::Result<()> {
     }
 }
 
+/// DF clear, and nothing believed of ICMP messages that say that a packet was too big: the kernel does not check more of
+/// them than addresses and ports, which anybody may know. IKE over IPv6 has nobody else who would fragment.
 fn fragment_when_needed(socket: &Socket, local: SocketAddr) -> io::Result<()> {
     if local.is_ipv4() {
         set_int(
             socket,
             libc::IPPROTO_IP,
             libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_DONT,
+            libc::IP_PMTUDISC_OMIT,
         )
     } else {
         set_int(
@@ -216,6 +250,19 @@ fn fragment_when_needed(socket: &Socket, local: SocketAddr) -> io::Result<()> {
             libc::IPV6_PMTUDISC_DONT,
         )
     }
+}
+
+/// ESP over IPv6 is fragmented to the MTU of the device at most, unless [`EspSocket::send_burst`] wants more.
+fn ignore_path_mtu(socket: &Socket, local: SocketAddr) -> io::Result<()> {
+    if local.is_ipv4() {
+        return Ok(());
+    }
+    set_int(
+        socket,
+        libc::IPPROTO_IPV6,
+        libc::IPV6_MTU_DISCOVER,
+        libc::IPV6_PMTUDISC_OMIT,
+    )
 }
 
 fn receive_tos(socket: &Socket, local: SocketAddr) -> io::Result<()> {

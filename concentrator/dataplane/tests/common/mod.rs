@@ -271,6 +271,7 @@ impl Agreement {
             activate: Activate::Now,
             limits: Limits::default(),
             path_mtu: None,
+            df: esp::tunnel::DfRule::Clear,
         }
     }
 

@@ -9,6 +9,7 @@
 
 mod cluster;
 mod control;
+mod path;
 mod traffic;
 
 use std::collections::VecDeque;
@@ -37,6 +38,7 @@ struct Sent {
     segment: usize,
     to: SocketAddr,
     tos: u8,
+    dont_fragment: bool,
 }
 
 /// A kernel of queues.
@@ -84,7 +86,7 @@ impl PacketIo for Fake {
         data: &[u8],
         segment: usize,
         to: SocketAddr,
-        tos: u8,
+        outer: esp::tunnel::Outer,
     ) -> Result<(), Refused> {
         if let Some(refused) = self.refused() {
             return Err(refused);
@@ -95,7 +97,8 @@ impl PacketIo for Fake {
             data: data.to_vec(),
             segment,
             to,
-            tos,
+            tos: outer.traffic_class,
+            dont_fragment: outer.dont_fragment,
         });
         Ok(())
     }
@@ -294,6 +297,7 @@ fn pair(is_left: bool, suite: Suite, spi_in: u32, spi_out: u32) -> SaPair {
         activate: Activate::Now,
         limits: Limits::default(),
         path_mtu: None,
+        df: esp::tunnel::DfRule::Clear,
     }
 }
 
