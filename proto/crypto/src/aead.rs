@@ -32,6 +32,25 @@ impl Aad {
     }
 }
 
+impl Aad {
+    /// SPI ‖ sequence number: its lower half, or all of it with extended sequence numbers (RFC 4106 section 5).
+    ///
+    /// Both are written in the same three words. Where they are not, the processor waits when it reads them again.
+    #[must_use]
+    #[inline(always)]
+    pub fn of_esp(spi: u32, sequence: u64, extended: bool) -> Self {
+        let (high, low) = ((sequence >> 32) as u32, sequence as u32);
+        let (second, third, len) = if extended { (high, low, 12) } else { (low, 0, 8) };
+        let [a, b, c, d] = spi.to_be_bytes();
+        let [e, f, g, h] = second.to_be_bytes();
+        let [i, j, k, l] = third.to_be_bytes();
+        Self {
+            octets: [a, b, c, d, e, f, g, h, i, j, k, l],
+            len,
+        }
+    }
+}
+
 impl From<[u8; 8]> for Aad {
     fn from(data: [u8; 8]) -> Self {
         let mut octets = [0; 12];
@@ -115,6 +134,18 @@ impl BatchAead for BatchKey {
             AnyKey::AwsLc(key) => open_each(key, jobs, ok),
             #[cfg(feature = "ipsec-mb")]
             AnyKey::IpsecMb(key) => key.open_batch(jobs, ok),
+        }
+    }
+}
+
+impl BatchKey {
+    /// Asks the processor for the key's memory, for a batch that comes soon. Does nothing where the library keeps it out
+    /// of reach.
+    #[inline]
+    pub fn prefetch(&self) {
+        #[cfg(feature = "ipsec-mb")]
+        if let AnyKey::IpsecMb(key) = &self.0 {
+            key.prefetch();
         }
     }
 }

@@ -30,8 +30,13 @@ impl AeadKey for GcmKey {
             text,
             tag: &mut tag,
         };
-        let [ok, ..] = self.open_all(iter::once(job));
-        if ok { Ok(()) } else { Err(OpenError::NotAuthentic) }
+        let mut ok = [false];
+        self.open_all(iter::once(job), &mut ok);
+        if ok == [true] {
+            Ok(())
+        } else {
+            Err(OpenError::NotAuthentic)
+        }
     }
 }
 
@@ -57,14 +62,11 @@ impl BatchAead for GcmKey {
             if chunk.iter().any(|job| job.data.len() < TAG_LEN) {
                 // The library answers in the order of what it is given: then each for itself.
                 for (one, ok) in chunk.iter_mut().zip(ok) {
-                    [*ok, ..] = self.open_all(job(one).into_iter());
+                    self.open_all(job(one).into_iter(), std::slice::from_mut(ok));
                 }
                 continue;
             }
-            let verdicts = self.open_all(chunk.iter_mut().filter_map(job));
-            ok.iter_mut()
-                .zip(verdicts)
-                .for_each(|(ok, verdict)| *ok = verdict);
+            self.open_all(chunk.iter_mut().filter_map(job), ok);
         }
     }
 }

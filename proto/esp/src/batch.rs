@@ -1,7 +1,7 @@
 //! Packets of a batch: each in a buffer of its own (or a slice of a common slab), sealed or opened in place.
 
 use arrayvec::ArrayVec;
-use crypto::aead::{Aad, AeadJob};
+use crypto::aead::AeadJob;
 
 use crate::DropReason;
 
@@ -56,20 +56,8 @@ impl<'a> PacketBuf<'a> {
 /// The cipher's jobs of a batch, on the stack.
 pub(crate) type Jobs<'a> = ArrayVec<AeadJob<'a>, BATCH>;
 
-/// The associated data of an AEAD: SPI ‖ sequence number, all 64 bits of it with extended ones.
-#[inline]
-pub(crate) fn associated_data(spi: u32, sequence: u64, esn: bool) -> Aad {
-    let [a, b, c, d] = spi.to_be_bytes();
-    let [s0, s1, s2, s3, s4, s5, s6, s7] = sequence.to_be_bytes();
-    if esn {
-        Aad::from([a, b, c, d, s0, s1, s2, s3, s4, s5, s6, s7])
-    } else {
-        Aad::from([a, b, c, d, s4, s5, s6, s7])
-    }
-}
-
 /// Salt ‖ IV (RFC 4106 section 4, RFC 7634 section 2).
-#[inline]
+#[inline(always)]
 pub(crate) fn nonce(salt: [u8; 4], iv: [u8; 8]) -> [u8; 12] {
     let [a, b, c, d] = salt;
     let [i0, i1, i2, i3, i4, i5, i6, i7] = iv;

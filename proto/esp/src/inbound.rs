@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use arrayvec::ArrayVec;
-use crypto::aead::{AeadJob, BatchAead, BatchKey};
+use crypto::aead::{Aad, AeadJob, BatchAead, BatchKey};
 use crypto::{KeyError, OpenError, Opener, Packet, Provider, Secret, Suite};
 use ip::protocol;
 
@@ -70,8 +69,16 @@ enum Keys {
     Separate(Box<Opener>),
 }
 
+/// What is known of the segments of a burst that are opened together.
+struct Piece {
+    sequences: [u64; BATCH],
+    results: [Result<(), DropReason>; BATCH],
+    /// Verdicts on those without an error, in their order.
+    authentic: [bool; BATCH],
+}
+
 /// A packet that passed the first checks.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Candidate {
     sequence: u64,
     /// Where the encrypted octets begin.
@@ -145,7 +152,9 @@ impl InboundSa {
         let authentic = match &self.keys {
             Keys::Aead { .. } => {
                 let mut ok = [false];
-                self.run(&mut [self.job(&candidate, buf)?], &mut ok);
+                let mut jobs = Jobs::new();
+                self.push_job(&mut jobs, &candidate, buf)?;
+                self.run(&mut jobs, &mut ok);
                 ok == [true]
             }
             Keys::Separate(opener) => open_separate(opener, self.esn, self.layout, buf, &candidate)?,
@@ -171,10 +180,12 @@ impl InboundSa {
     }
 
     fn open_chunk(&mut self, chunk: &mut [PacketBuf<'_>]) {
-        let mut candidates = ArrayVec::<Candidate, BATCH>::new();
+        // Kept as plain arrays, and no part is copied once it is written: reading a value again in other pieces than it
+        // was written in costs more than all the checks.
+        let mut sequences = [0; BATCH];
         let mut authentic = [false; BATCH];
         let mut jobs = Jobs::new();
-        for packet in chunk.iter_mut() {
+        for (packet, sequence) in chunk.iter_mut().zip(&mut sequences) {
             let PacketBuf {
                 data,
                 start,
@@ -182,58 +193,85 @@ impl InboundSa {
                 result,
                 ..
             } = packet;
-            *result = self.begin(data, *start..*end).and_then(|candidate| {
-                jobs.try_push(self.job(&candidate, data)?)
-                    .map_err(|_| DropReason::TooShort)?;
-                candidates.try_push(candidate).map_err(|_| DropReason::TooShort)
-            });
+            *result = match self.begin(data, *start..*end) {
+                Ok(candidate) => {
+                    *sequence = candidate.sequence;
+                    self.push_job(&mut jobs, &candidate, data)
+                }
+                Err(reason) => Err(reason),
+            };
         }
         self.run(&mut jobs, &mut authentic);
         drop(jobs);
-        let opened = chunk
-            .iter_mut()
-            .filter(|p| p.result.is_ok())
-            .zip(candidates.iter().zip(authentic));
-        for (packet, (candidate, authentic)) in opened {
-            packet.result = self.finish(packet.data, candidate, authentic).map(|opened| {
-                (packet.start, packet.end) = (opened.inner.start, opened.inner.end);
-                packet.next_header = opened.next_header;
-            });
+        let mut verdicts = authentic.iter();
+        for (packet, sequence) in chunk.iter_mut().zip(sequences) {
+            if packet.result.is_err() {
+                continue;
+            }
+            let candidate = Candidate {
+                sequence,
+                body: packet.start + self.layout.head(),
+                end: packet.end,
+            };
+            let is_authentic = verdicts.next() == Some(&true);
+            packet.result = match self.finish(packet.data, &candidate, is_authentic) {
+                Ok(opened) => {
+                    packet.start = opened.inner.start;
+                    packet.end = opened.inner.end;
+                    packet.next_header = opened.next_header;
+                    Ok(())
+                }
+                Err(reason) => Err(reason),
+            };
         }
     }
 
     /// Opens the segments of a UDP_GRO burst at `burst` of the slab: equal lengths of `segment` octets, the last maybe
     /// shorter. `each` is told every segment's index and result, in order; ranges are those of the slab. All segments
     /// must belong to this SA: the SPI of each is checked.
+    #[inline]
     pub fn open_burst(
         &mut self,
         slab: &mut [u8],
         burst: Range<usize>,
         segment: usize,
-        each: &mut dyn FnMut(usize, Result<Opened, DropReason>),
+        mut each: impl FnMut(usize, Result<Opened, DropReason>),
     ) {
         let segment = segment.max(1);
         let mut offset = burst.start;
         let mut index = 0;
         while offset < burst.end {
-            let mut candidates = [Candidate::default(); BATCH];
-            let mut results = [Ok(()); BATCH];
-            let mut authentic = [false; BATCH];
-            let taken = self.open_piece(
-                slab,
-                offset,
-                burst.end,
-                segment,
-                &mut candidates,
-                &mut results,
-                &mut authentic,
-            );
-            for ((candidate, result), authentic) in candidates.iter().zip(results).zip(authentic).take(taken)
+            let mut piece = Piece {
+                sequences: [0; BATCH],
+                results: [Ok(()); BATCH],
+                authentic: [false; BATCH],
+            };
+            let taken = self.open_piece(slab, offset..burst.end, segment, &mut piece);
+            let Piece {
+                sequences,
+                results,
+                authentic,
+            } = &piece;
+            let mut verdicts = authentic.iter();
+            for ((sequence, result), start) in sequences
+                .iter()
+                .zip(results)
+                .zip((offset..).step_by(segment))
+                .take(taken)
             {
-                each(
-                    index,
-                    result.and_then(|()| self.finish(slab, candidate, authentic)),
-                );
+                let opened = match *result {
+                    Ok(()) => {
+                        let candidate = Candidate {
+                            sequence: *sequence,
+                            body: start + self.layout.head(),
+                            end: burst.end.min(start + segment),
+                        };
+                        let is_authentic = verdicts.next() == Some(&true);
+                        self.finish(slab, &candidate, is_authentic)
+                    }
+                    Err(reason) => Err(reason),
+                };
+                each(index, opened);
                 index += 1;
             }
             offset = offset.saturating_add(taken * segment);
@@ -243,76 +281,84 @@ impl InboundSa {
         }
     }
 
-    /// First checks and cipher for up to [`BATCH`] segments from `offset`; says how many there were.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "three parallel arrays of one loop, kept on its caller's stack"
-    )]
+    /// First checks and cipher for up to [`BATCH`] segments of `burst`; says how many there were.
     fn open_piece(
         &mut self,
         slab: &mut [u8],
-        offset: usize,
-        end: usize,
+        burst: Range<usize>,
         segment: usize,
-        candidates: &mut [Candidate; BATCH],
-        results: &mut [Result<(), DropReason>; BATCH],
-        authentic: &mut [bool; BATCH],
+        piece: &mut Piece,
     ) -> usize {
-        let is_aead = matches!(self.keys, Keys::Aead { .. });
-        let Some(piece) = slab.get_mut(offset..end) else {
+        let Some(octets) = slab.get_mut(burst) else {
             return 0;
         };
         let mut jobs = Jobs::new();
-        let mut passed = ArrayVec::<usize, BATCH>::new();
         let mut taken = 0;
-        let slots = candidates
-            .iter_mut()
-            .zip(results.iter_mut())
-            .zip(authentic.iter_mut());
-        for (part, ((slot, result), ok)) in piece.chunks_mut(segment).zip(slots) {
-            let base = offset + taken * segment;
+        let mut opened = 0;
+        let slots = piece.sequences.iter_mut().zip(piece.results.iter_mut());
+        for (part, (sequence, result)) in octets.chunks_mut(segment).zip(slots) {
             taken += 1;
-            *result = self.begin(part, 0..part.len()).and_then(|candidate| {
-                *slot = candidate.moved(base);
-                if !is_aead {
+            *result = match self.begin(part, 0..part.len()) {
+                Ok(candidate) => {
+                    *sequence = candidate.sequence;
                     if let Keys::Separate(opener) = &self.keys {
-                        *ok = open_separate(opener, self.esn, self.layout, part, &candidate)?;
+                        match open_separate(opener, self.esn, self.layout, part, &candidate) {
+                            Ok(is_authentic) => {
+                                if let Some(verdict) = piece.authentic.get_mut(opened) {
+                                    *verdict = is_authentic;
+                                }
+                                opened += 1;
+                                Ok(())
+                            }
+                            Err(reason) => Err(reason),
+                        }
+                    } else {
+                        self.push_job(&mut jobs, &candidate, part)
                     }
-                    return Ok(());
                 }
-                jobs.try_push(self.job(&candidate, part)?)
-                    .map_err(|_| DropReason::TooShort)?;
-                passed.try_push(taken - 1).map_err(|_| DropReason::TooShort)
-            });
+                Err(reason) => Err(reason),
+            };
         }
-        if is_aead {
-            let mut ok = [false; BATCH];
-            self.run(&mut jobs, &mut ok);
-            for (place, ok) in passed.iter().zip(ok) {
-                if let Some(slot) = authentic.get_mut(*place) {
-                    *slot = ok;
-                }
-            }
+        if !jobs.is_empty() {
+            self.run(&mut jobs, &mut piece.authentic);
         }
         taken
     }
 
-    /// The cipher's job for a packet of an AEAD, whose IV has 8 octets.
-    #[inline]
-    fn job<'b>(&self, candidate: &Candidate, buf: &'b mut [u8]) -> Result<AeadJob<'b>, DropReason> {
-        let salt = match &self.keys {
-            Keys::Aead { salt, .. } => *salt,
-            Keys::Separate(_) => [0; 4],
+    /// Adds the cipher's job for a packet to those of its batch, which has room.
+    #[inline(always)]
+    fn push_job<'b>(
+        &self,
+        jobs: &mut Jobs<'b>,
+        candidate: &Candidate,
+        buf: &'b mut [u8],
+    ) -> Result<(), DropReason> {
+        let Keys::Aead { salt, .. } = &self.keys else {
+            return Err(DropReason::Cipher);
         };
-        let (iv, data) = buf
+        let Some((iv, data)) = buf
             .get_mut(candidate.body.saturating_sub(IV)..candidate.end)
             .and_then(<[u8]>::split_first_chunk_mut::<IV>)
-            .ok_or(DropReason::TooShort)?;
-        Ok(AeadJob {
-            nonce: batch::nonce(salt, *iv),
-            aad: batch::associated_data(self.spi, candidate.sequence, self.esn),
+        else {
+            return Err(DropReason::TooShort);
+        };
+        let job = AeadJob {
+            nonce: batch::nonce(*salt, *iv),
+            aad: Aad::of_esp(self.spi, candidate.sequence, self.esn),
             data,
-        })
+        };
+        match jobs.try_push(job) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(DropReason::Cipher),
+        }
+    }
+
+    /// Asks the processor for what opening the next packet of this SA will read.
+    #[inline]
+    pub fn prefetch(&self) {
+        if let Keys::Aead { key, .. } = &self.keys {
+            key.prefetch();
+        }
     }
 
     #[inline]
@@ -324,7 +370,7 @@ impl InboundSa {
     }
 
     /// Lengths, SPI and replay, before the integrity check.
-    #[inline]
+    #[inline(always)]
     fn begin(&mut self, buf: &[u8], packet: Range<usize>) -> Result<Candidate, DropReason> {
         let wire = buf.get(packet.clone()).ok_or(DropReason::TooShort)?;
         let body_len = wire
@@ -332,7 +378,7 @@ impl InboundSa {
             .checked_sub(self.layout.head() + self.layout.icv)
             .filter(|len| *len >= 2)
             .ok_or(DropReason::TooShort)?;
-        if !body_len.is_multiple_of(self.layout.align) {
+        if !self.layout.is_aligned(body_len) {
             return Err(DropReason::Misaligned);
         }
         let [s0, s1, s2, s3, q0, q1, q2, q3, ..] = wire else {
@@ -376,7 +422,7 @@ impl InboundSa {
     }
 
     /// What follows the integrity check.
-    #[inline]
+    #[inline(always)]
     fn finish(&mut self, buf: &[u8], candidate: &Candidate, authentic: bool) -> Result<Opened, DropReason> {
         if !authentic {
             self.failures = self.failures.saturating_add(1);
@@ -398,8 +444,12 @@ impl InboundSa {
         let (payload, padding) = rest.split_at_checked(payload_len).ok_or(DropReason::PadLength)?;
         //= rfc4303#section-2.4
         //# When this padding scheme is employed, the receiver SHOULD inspect the Padding field.
-        if !(1..=u8::MAX).zip(padding).all(|(number, octet)| number == *octet) {
-            return Err(DropReason::PadContent);
+        let mut number = 0_u8;
+        for octet in padding {
+            number = number.wrapping_add(1);
+            if *octet != number {
+                return Err(DropReason::PadContent);
+            }
         }
         let len = inner_len(payload, *next_header)?;
         Ok(Opened {
@@ -408,17 +458,6 @@ impl InboundSa {
             sequence: candidate.sequence,
             advanced,
         })
-    }
-}
-
-impl Candidate {
-    /// The same packet, seen from a buffer in which it lies `base` octets further.
-    fn moved(self, base: usize) -> Self {
-        Self {
-            body: self.body + base,
-            end: self.end + base,
-            ..self
-        }
     }
 }
 
@@ -460,7 +499,7 @@ fn open_separate(
 }
 
 /// The length of the inner packet that a payload starts with; TFC padding may follow it (RFC 4303 section 2.7).
-#[inline]
+#[inline(always)]
 fn inner_len(payload: &[u8], next_header: u8) -> Result<usize, DropReason> {
     let (len, least) = match (next_header, payload) {
         //= rfc4303#section-2.6

@@ -42,7 +42,7 @@ pub struct Layout {
     pub iv: usize,
     /// Octets of ICV on the wire.
     pub icv: usize,
-    /// Payload, padding, pad length and next header together are a multiple of this.
+    /// Payload, padding, pad length and next header together are a multiple of this, a power of two.
     pub align: usize,
 }
 
@@ -57,7 +57,7 @@ impl Layout {
         Self {
             iv: suite.iv_len(),
             icv: suite.icv_len(),
-            align: suite.block().max(4),
+            align: suite.block().max(4).next_power_of_two(),
         }
     }
 
@@ -75,8 +75,18 @@ impl Layout {
 
     /// Octets that are encrypted for `payload` octets: with padding, pad length and next header.
     #[must_use]
+    #[inline(always)]
     pub const fn body_len(&self, payload: usize) -> usize {
-        (payload + 2).next_multiple_of(self.align)
+        // A division by what the compiler does not know would be the longest step of sealing.
+        let mask = self.align - 1;
+        (payload + 2 + mask) & !mask
+    }
+
+    /// Whether so many octets can be the encrypted part of a packet.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn is_aligned(&self, body: usize) -> bool {
+        body & (self.align - 1) == 0
     }
 
     /// Octets of the ESP packet around `payload` octets, without TFC padding.

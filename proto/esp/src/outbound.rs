@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crypto::aead::{AeadJob, BatchAead, BatchKey};
+use crypto::aead::{Aad, AeadJob, BatchAead, BatchKey};
 use crypto::{KeyError, Packet, Provider, Random, Sealer, Secret, Suite, SystemRandom};
 
 use crate::DropReason;
@@ -234,7 +234,7 @@ impl OutboundSa {
         let sealer = match &mut self.keys {
             Keys::Aead { key, salt } => {
                 let iv: &[u8; 8] = iv.first_chunk().ok_or(DropReason::HeadRoom)?;
-                let aad = batch::associated_data(self.spi, sequence, self.esn);
+                let aad = Aad::of_esp(self.spi, sequence, self.esn);
                 let mut jobs = [AeadJob {
                     nonce: batch::nonce(*salt, *iv),
                     aad,
@@ -311,14 +311,16 @@ impl OutboundSa {
                 next_header,
                 result,
             } = packet;
-            *result = self
-                .begin(data, *start..*end, *next_header)
-                .and_then(|(frame, sequence)| {
+            *result = match self.begin(data, *start..*end, *next_header) {
+                Ok((frame, sequence)) => {
                     (*start, *end) = (frame.start, frame.end);
-                    let text = data.get_mut(frame.body..frame.end).ok_or(DropReason::TailRoom)?;
-                    jobs.try_push(self.job(sequence, text))
-                        .map_err(|_| DropReason::Cipher)
-                });
+                    match data.get_mut(frame.body..frame.end) {
+                        Some(text) => self.push_job(&mut jobs, sequence, text),
+                        None => Err(DropReason::TailRoom),
+                    }
+                }
+                Err(reason) => Err(reason),
+            };
         }
         let sealed = self.run(&mut jobs);
         drop(jobs);
@@ -373,8 +375,7 @@ impl OutboundSa {
                     let text = segment
                         .get_mut(frame.body..frame.end)
                         .ok_or(DropReason::TailRoom)?;
-                    jobs.try_push(self.job(sequence, text))
-                        .map_err(|_| DropReason::Cipher)?;
+                    self.push_job(&mut jobs, sequence, text)?;
                 }
                 used += 1;
             }
@@ -387,16 +388,28 @@ impl OutboundSa {
         }
     }
 
-    fn job<'b>(&self, sequence: u64, data: &'b mut [u8]) -> AeadJob<'b> {
-        let salt = match &self.keys {
-            Keys::Aead { salt, .. } => *salt,
-            Keys::Cbc { .. } | Keys::Ctr { .. } => [0; 4],
+    /// Adds the cipher's job for a packet to those of its batch, which has room.
+    #[inline(always)]
+    fn push_job<'b>(&self, jobs: &mut Jobs<'b>, sequence: u64, data: &'b mut [u8]) -> Result<(), DropReason> {
+        let Keys::Aead { salt, .. } = &self.keys else {
+            return Err(DropReason::Cipher);
         };
-        let aad = batch::associated_data(self.spi, sequence, self.esn);
-        AeadJob {
-            nonce: batch::nonce(salt, self.iv(sequence)),
-            aad,
+        let job = AeadJob {
+            nonce: batch::nonce(*salt, self.iv(sequence)),
+            aad: Aad::of_esp(self.spi, sequence, self.esn),
             data,
+        };
+        match jobs.try_push(job) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(DropReason::Cipher),
+        }
+    }
+
+    /// Asks the processor for what sealing the next packet of this SA will read.
+    #[inline]
+    pub fn prefetch(&self) {
+        if let Keys::Aead { key, .. } = &self.keys {
+            key.prefetch();
         }
     }
 
@@ -413,7 +426,7 @@ impl OutboundSa {
     }
 
     /// Everything but the cipher: checks the room, takes a number, writes header, counter IV, padding and trailer.
-    #[inline]
+    #[inline(always)]
     fn begin(
         &mut self,
         buf: &mut [u8],
@@ -479,7 +492,7 @@ impl OutboundSa {
 }
 
 /// Fills `tail` with TFC padding, `padding` octets of padding, the pad length and the next header.
-#[inline]
+#[inline(always)]
 fn write_trailer(tail: &mut [u8], padding: usize, next_header: u8) {
     let Some((rest, [length, next])) = tail.split_last_chunk_mut::<2>() else {
         return;
@@ -490,7 +503,9 @@ fn write_trailer(tail: &mut [u8], padding: usize, next_header: u8) {
     //= rfc4303#section-2.4
     //# The first padding byte appended to the plaintext is numbered 1, with subsequent padding bytes making up a
     //# monotonically increasing sequence: 1, 2, 3, ....
-    for (number, octet) in (1..=u8::MAX).zip(pad) {
+    let mut number = 0_u8;
+    for octet in pad {
+        number = number.wrapping_add(1);
         *octet = number;
     }
 }

@@ -57,9 +57,18 @@ impl ReplayWindow {
 
     /// The full number that the low 32 bits of an extended sequence number stand for (RFC 4303 appendix A2.2).
     /// None if they lie in the window's part below number zero.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn extend(&self, low: u32) -> Option<u64> {
+        // The next packets of a stream, whichever case it is.
+        let ahead = low.wrapping_sub(self.top as u32);
+        if ahead <= i32::MAX as u32 {
+            return self.top.checked_add(u64::from(ahead));
+        }
+        self.extend_far(low)
+    }
+
+    fn extend_far(&self, low: u32) -> Option<u64> {
         let (top_high, top_low) = (self.top >> 32, self.top as u32);
         let window = self.window as u32;
         let bottom = top_low.wrapping_sub(window - 1);
@@ -79,7 +88,7 @@ impl ReplayWindow {
     ///
     /// # Errors
     /// [`DropReason::SequenceZero`], [`DropReason::ReplayOld`] or [`DropReason::ReplayDuplicate`].
-    #[inline]
+    #[inline(always)]
     pub fn check(&self, seq: u64) -> Result<(), DropReason> {
         if seq > self.top {
             return Ok(());
@@ -106,19 +115,16 @@ impl ReplayWindow {
     /// As [`ReplayWindow::check`]; then nothing changes.
     //= rfc4303#section-3.4.3
     //# The receive window is updated only if the integrity verification succeeds.
-    #[inline]
+    #[inline(always)]
     pub fn accept(&mut self, seq: u64) -> Result<(), DropReason> {
-        self.check(seq)?;
         if seq > self.top {
             let (old, new) = (self.top / BLOCK_BITS, seq / BLOCK_BITS);
-            let count = self.blocks.len() as u64;
-            for block in 1..=(new - old).min(count) {
-                let at = ((old + block) & (count - 1)) as usize;
-                if let Some(bits) = self.blocks.get_mut(at) {
-                    *bits = 0;
-                }
+            if new != old {
+                self.clear(old, new);
             }
             self.top = seq;
+        } else {
+            self.check(seq)?;
         }
         let (block, bit) = self.locate(seq);
         if let Some(bits) = self.blocks.get_mut(block) {
@@ -127,7 +133,18 @@ impl ReplayWindow {
         Ok(())
     }
 
-    #[inline]
+    /// Empties the blocks that the window enters.
+    fn clear(&mut self, old: u64, new: u64) {
+        let count = self.blocks.len() as u64;
+        for block in 1..=(new - old).min(count) {
+            let at = ((old + block) & (count - 1)) as usize;
+            if let Some(bits) = self.blocks.get_mut(at) {
+                *bits = 0;
+            }
+        }
+    }
+
+    #[inline(always)]
     fn locate(&self, seq: u64) -> (usize, u64) {
         let block = (seq / BLOCK_BITS) & (self.blocks.len() as u64 - 1);
         (block as usize, 1 << (seq % BLOCK_BITS))

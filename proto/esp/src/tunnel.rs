@@ -159,17 +159,16 @@ pub fn apply_ecn(inner: &mut [u8], summary: &Summary, outer_traffic_class: u8) -
 ///
 /// # Errors
 /// [`DropReason::InnerMalformed`] or [`DropReason::SelectorMismatch`].
-#[inline]
+#[inline(always)]
 pub fn check_inner(
     inner: &[u8],
     ts_remote: &[Selector],
     ts_local: &[Selector],
 ) -> Result<Summary, DropReason> {
-    let summary = packet::summarize(inner).map_err(|_| DropReason::InnerMalformed)?;
-    if summary.belongs(ts_remote, ts_local) {
-        Ok(summary)
-    } else {
-        Err(DropReason::SelectorMismatch)
+    match packet::summarize_among(inner, ts_remote, ts_local) {
+        Ok((summary, true)) => Ok(summary),
+        Ok((_, false)) => Err(DropReason::SelectorMismatch),
+        Err(_) => Err(DropReason::InnerMalformed),
     }
 }
 

@@ -49,7 +49,7 @@ fn the_hot_path_allocates_nothing() {
             };
             let sent = tx.seal_burst(&mut slab, burst, 4).unwrap();
             let mut opened = 0;
-            rx.open_burst(&mut slab, sent, stride, &mut |_, result| {
+            rx.open_burst(&mut slab, sent, stride, |_, result| {
                 opened += usize::from(result.is_ok())
             });
             tx.seal_batch(&mut batch);

@@ -65,13 +65,13 @@ proptest! {
         // Ranges that do not lie in the buffer are no reason to panic either.
         prop_assert!(rx.open(&mut octets, a..b).is_err());
         let mut seen = 0;
-        rx.open_burst(&mut octets, 0..end, a % 50, &mut |index, result| {
+        rx.open_burst(&mut octets, 0..end, a % 50, |index, result| {
             assert_eq!(index, seen);
             assert!(result.is_err());
             seen += 1;
         });
         prop_assert_eq!(seen, end.div_ceil((a % 50).max(1)));
-        rx.open_burst(&mut octets, a..b, 7, &mut |_, result| assert!(result.is_err()));
+        rx.open_burst(&mut octets, a..b, 7, |_, result| assert!(result.is_err()));
     }
 
     /// Batches and bursts give the octets that single packets give. (CBC draws its IVs in another order within a batch
@@ -109,7 +109,7 @@ proptest! {
             prop_assert_eq!(packet.packet(), &expect[..]);
         }
         let mut ranges = Vec::new();
-        rx_burst.open_burst(&mut slab, sent, stride, &mut |_, result| ranges.push(result.unwrap().inner));
+        rx_burst.open_burst(&mut slab, sent, stride, |_, result| ranges.push(result.unwrap().inner));
         prop_assert_eq!(ranges.len(), count);
         for (range, expect) in ranges.into_iter().zip(&packets) {
             prop_assert_eq!(&slab[range], &expect[..]);
@@ -142,7 +142,7 @@ proptest! {
         let (stride, end) = (tx.sealed_len(100), slab.len());
         let mut copy = slab.clone();
         let mut results = Vec::new();
-        rx.open_burst(&mut slab, 0..end, stride, &mut |_, r| results.push(r));
+        rx.open_burst(&mut slab, 0..end, stride, |_, r| results.push(r));
         let results: Vec<_> = results.into_iter().map(|r| r.map(|o| slab[o.inner].to_vec())).collect();
         prop_assert_eq!(&results, &expect);
 

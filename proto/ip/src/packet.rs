@@ -107,11 +107,20 @@ impl Summary {
     }
 }
 
+#[inline(always)]
 fn be16(packet: &[u8], at: usize) -> Option<u16> {
     packet
         .get(at..at.checked_add(2)?)
         .and_then(|b| b.try_into().ok())
         .map(u16::from_be_bytes)
+}
+
+#[inline(always)]
+fn be32(packet: &[u8], at: usize) -> Option<u32> {
+    packet
+        .get(at..)
+        .and_then(<[u8]>::first_chunk)
+        .map(|word| u32::from_be_bytes(*word))
 }
 
 /// Checks the headers of an inner packet and says what it is.
@@ -140,7 +149,39 @@ pub fn summarize_quoted(start: &[u8]) -> Result<Summary, PacketError> {
     }
 }
 
-#[inline]
+/// [`summarize`] and [`Summary::belongs`] in one: what each received packet is asked.
+///
+/// # Errors
+/// As [`summarize`].
+#[inline(always)]
+pub fn summarize_among(
+    packet: &[u8],
+    from: &[Selector],
+    to: &[Selector],
+) -> Result<(Summary, bool), PacketError> {
+    match packet.first().map(|b| b >> 4) {
+        Some(4) => {
+            let summary = summarize_v4::<true>(packet)?;
+            let (Some(src), Some(dst)) = (be32(packet, 12), be32(packet, 16)) else {
+                return Err(PacketError::Truncated);
+            };
+            let belongs = from
+                .iter()
+                .any(|s| s.matches_v4(src, summary.protocol, || summary.src_port()))
+                && to
+                    .iter()
+                    .any(|s| s.matches_v4(dst, summary.protocol, || summary.dst_port()));
+            Ok((summary, belongs))
+        }
+        Some(6) => {
+            let summary = summarize_v6::<true>(packet)?;
+            Ok((summary, summary.belongs(from, to)))
+        }
+        _ => Err(PacketError::Version),
+    }
+}
+
+#[inline(always)]
 fn summarize_v4<const WHOLE: bool>(packet: &[u8]) -> Result<Summary, PacketError> {
     let header: &[u8; IPV4_HEADER] = packet.first_chunk().ok_or(PacketError::Truncated)?;
     // By words: addresses that were put together octet by octet would be slow to read again as a whole.
@@ -268,7 +309,7 @@ fn walk_extensions(packet: &[u8], total_len: usize, first: u8) -> Result<Chain, 
     Err(PacketError::Extensions)
 }
 
-#[inline]
+#[inline(always)]
 fn ports(packet: &[u8], at: usize, end: usize, protocol: u8, fragment: Fragment) -> Option<(u16, u16)> {
     if fragment == Fragment::Later {
         return None;

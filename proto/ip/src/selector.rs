@@ -214,6 +214,24 @@ impl Selector {
             }
     }
 
+    /// As [`Selector::matches`] for an IPv4 address in host order, and a port that is only asked for where it counts: for
+    /// hot paths.
+    #[must_use]
+    #[inline(always)]
+    pub fn matches_v4(&self, addr: u32, protocol: u8, port: impl FnOnce() -> Option<u16>) -> bool {
+        let (IpAddr::V4(start), IpAddr::V4(end)) = (self.start, self.end) else {
+            return false;
+        };
+        (self.protocol == 0 || self.protocol == protocol)
+            && start.to_bits() <= addr
+            && addr <= end.to_bits()
+            && (self.is_any_port()
+                || match port() {
+                    Some(port) => self.ports.0 <= port && port <= self.ports.1,
+                    None => self.is_opaque_port(),
+                })
+    }
+
     /// Whether every packet of `other` belongs to this one.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {

@@ -191,7 +191,7 @@ impl Shard {
         self.opened.clear();
         let opened = &mut self.opened;
         pair.inbound
-            .open_burst(&mut self.arena, run, arrival.segment, &mut |_, result| {
+            .open_burst(&mut self.arena, run, arrival.segment, |_, result| {
                 opened.push(result)
             });
 

@@ -126,18 +126,19 @@ impl GcmKey {
         true
     }
 
-    /// Checks every tag and decrypts in place: entry `i` says whether job `i` was authentic. None is when there are more
-    /// than [`BATCH`]. The text of a job that was not authentic is unspecified.
-    #[must_use]
+    /// Checks every tag and decrypts in place: entry `i` of `ok` says whether job `i` was authentic. None is when there
+    /// are more jobs than [`BATCH`] or than entries; entries without a job stay as they are. The text of a job that was
+    /// not authentic is unspecified.
     #[inline]
     #[allow(unsafe_code, reason = "calls the shim")]
-    pub fn open_all<'a>(&self, jobs: impl Iterator<Item = Job<'a>>) -> [bool; BATCH] {
-        let mut ok = [0_u8; BATCH];
+    pub fn open_all<'a>(&self, jobs: impl Iterator<Item = Job<'a>>, ok: &mut [bool]) {
         let mut raw: RawJobs = [const { MaybeUninit::uninit() }; BATCH];
-        let Some(count) = fill(&mut raw, jobs) else {
-            return [false; BATCH];
+        let Some(count) = fill(&mut raw, jobs).filter(|count| *count <= ok.len()) else {
+            ok.fill(false);
+            return;
         };
-        // SAFETY: as in `seal_all`; `ok` has room for BATCH entries, and `fill` refuses more jobs than that.
+        // SAFETY: as in `seal_all`; `ok` has room for `count` entries, and the shim writes 0 or 1 to each, which are the
+        // two values of a bool.
         unsafe {
             mb_open(
                 self.manager.0.as_ptr(),
@@ -145,10 +146,19 @@ impl GcmKey {
                 self.bits,
                 raw.as_ptr().cast(),
                 count,
-                ok.as_mut_ptr(),
+                ok.as_mut_ptr().cast(),
             );
         }
-        ok.map(|octet| octet == 1)
+    }
+
+    /// Asks the processor for the expanded key, which is about to be used: many SAs have more keys than its nearer caches
+    /// hold.
+    #[inline]
+    pub fn prefetch(&self) {
+        let expanded = &raw const *self.expanded;
+        for line in 0..EXPANDED / 64 {
+            crate::prefetch(expanded.cast::<u8>().wrapping_add(line * 64));
+        }
     }
 }
 
