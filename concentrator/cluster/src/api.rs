@@ -227,8 +227,8 @@ pub enum Order {
         /// The node.
         name: String,
     },
-    /// Fault injection: go on with a slot that is held, whatever the store and other nodes say, until its records are
-    /// refused.
+    /// Fault injection: go on with a slot that is held, whatever the store, other nodes and the own deadline say, until its
+    /// records are refused.
     ForceOwn {
         /// The slot.
         slot: u8,

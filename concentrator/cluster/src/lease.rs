@@ -124,7 +124,8 @@ impl Core {
         if self.settings.broken == Broken::NoDeadline {
             return;
         }
-        let held = self.held_slots();
+        let mut held = self.held_slots();
+        held.retain(|slot| self.slots.get(slot).is_some_and(|local| !local.forced));
         if !held.is_empty() {
             self.counters.deadlines += 1;
             for slot in held {
@@ -132,6 +133,9 @@ impl Core {
             }
             let late_ms = millis(self.now - until);
             self.tell(Event::DeadlinePassed { late_ms });
+        }
+        if self.is_forced() {
+            return;
         }
         self.lease.until = None;
         self.put(Output::Until(None));
@@ -182,10 +186,12 @@ impl Core {
     fn move_deadline(&mut self) {
         let now = self.now;
         let term = self.settings.lease_ttl.saturating_sub(self.settings.margin);
+        let forced = self.is_forced().then_some(now);
         let until = self
             .lease
             .acked
             .max(self.lease.static_at)
+            .max(forced)
             .map(|from| from + term)
             .filter(|until| *until > now);
         let moved = match (self.lease.until, until) {
@@ -201,6 +207,11 @@ impl Core {
         if let Some(until) = self.lease.until {
             self.wake_at(until);
         }
+    }
+
+    /// Whether a fault is injected: a node that goes on whatever its deadline says.
+    fn is_forced(&self) -> bool {
+        self.slots.values().any(|local| local.forced)
     }
 
     fn is_stopping(&self) -> bool {

@@ -54,6 +54,13 @@ pub const FAULTS: &[(&str, &[Where])] = &[
         "asymmetric partition",
         &[Where::Chaos(&["asymmetric-pair", "asymmetric-out"])],
     ),
+    (
+        "split brain, both nodes made to believe",
+        &[
+            Where::Chaos(&["split-brain"]),
+            Where::Test("concentrator/tests/cluster.rs"),
+        ],
+    ),
     ("flapping link", &[Where::Chaos(&["flapping"])]),
     (
         "etcd leader killed, stopped",

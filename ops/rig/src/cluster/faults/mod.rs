@@ -5,6 +5,7 @@ pub mod network;
 pub mod peers;
 pub mod planned;
 pub mod process;
+pub mod split;
 pub mod store;
 pub mod traffic;
 
@@ -126,6 +127,7 @@ pub struct Fault {
 pub fn all() -> Vec<Fault> {
     [
         process::FAULTS,
+        split::FAULTS,
         network::FAULTS,
         store::FAULTS,
         planned::FAULTS,
