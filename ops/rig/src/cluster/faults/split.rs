@@ -101,9 +101,10 @@ fn inside_goes_to(scene: &Scene, slot: u8, node: usize) -> Result<()> {
 fn sealed(scene: &Scene, node: usize) -> Result<u64> {
     let daemon = scene.nodes.get(node).context("a node")?;
     // 64-bit numbers are strings in JSON.
-    let count = |session: &serde_json::Value| match &session["packets_out"] {
-        serde_json::Value::String(text) => text.parse().unwrap_or(0),
-        number => number.as_u64().unwrap_or(0),
+    let count = |session: &serde_json::Value| -> u64 {
+        let packets = &session["packets_out"];
+        let text = packets.as_str().and_then(|text| text.parse().ok());
+        text.or_else(|| packets.as_u64()).unwrap_or(0)
     };
     Ok(sessions(daemon)?.iter().map(count).sum())
 }
