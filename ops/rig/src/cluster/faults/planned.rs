@@ -102,7 +102,12 @@ fn leave(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
 
 fn rolling(scene: &mut Scene, upgrade: bool) -> Result<Hit> {
     let program = if upgrade {
-        let copy = scene.folder.join("concentrator-next");
+        // The nodes may still run the program of the last upgrade: that file is busy.
+        let upgrades = (0..).map(|count| scene.folder.join(&format!("concentrator-{count}")));
+        let copy = upgrades
+            .into_iter()
+            .find(|path| !path.exists())
+            .context("a name")?;
         std::fs::copy(crate::daemon::program("concentrator")?, &copy)?;
         Some(copy)
     } else {

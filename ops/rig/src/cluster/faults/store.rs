@@ -90,6 +90,9 @@ pub(super) const FAULTS: &[Fault] = &[
     },
 ];
 
+/// How long an operator has to try until a wiped store takes the configuration.
+const AGAIN: Duration = Duration::from_secs(5);
+
 fn leader(scene: &mut Scene, signal: Signal) -> Result<Hit> {
     let leader = scene.etcd.leader()?;
     if signal == Signal::KILL {
@@ -164,9 +167,13 @@ fn restored(scene: &mut Scene, backup: bool) -> Result<Hit> {
     if !backup {
         // The configuration is gone with the store; an operator writes it again.
         let resources = scene.authority.resources()?;
-        if let Err(error) = scene.node(0)?.apply("tenants.yaml", &resources) {
-            hit.wrong
-                .push(format!("the configuration cannot be written again: {error}"));
+        let daemon = scene.node(0)?;
+        // While the node still learns what is gone, it says that somebody else has changed things: to be tried again.
+        let written = crate::process::wait_for("the configuration to be written again", AGAIN, || {
+            daemon.apply("tenants.yaml", &resources).map(|_| true)
+        });
+        if let Err(error) = written {
+            hit.wrong.push(error.to_string());
         }
     }
     Ok(hit)
