@@ -25,6 +25,7 @@ mod lease;
 mod members;
 mod plan;
 mod settings;
+mod shared;
 mod version;
 mod watch;
 mod writer;
@@ -325,7 +326,7 @@ impl Store for Etcd {
             .members
             .call(self.members.deadline(), |mut client| {
                 let request = etcd_client::Txn::new()
-                    .when(plan::compares(&txn, &self.root))
+                    .when(plan::compares(&txn.compares, &txn.values, &self.root))
                     .or_else(plan::reads(&txn, &self.root));
                 async move { client.txn(request).await }
             })

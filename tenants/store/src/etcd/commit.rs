@@ -3,9 +3,12 @@
 //! Every lane has a marker key. A transaction compares the marker's revision with that of the lane's last one and
 //! writes it anew:
 //! ```text
-//!   if mod(marker) = last:  [ if compares₁ then₁ else otherwise₁ ] … ; put marker = number, time
-//!   else:                   get marker
+//!   if mod(marker) = last, shared:  [ if compares₁ then₁ else otherwise₁ ] … ; put marker = number, time
+//!   else:                           get marker
 //! ```
+//! What all of its parts compare (the fence of a slot's writes) is compared once, for all of them: `shared`. If that
+//! does not hold, which the marker as it was last tells, every part is sent with all that it compares.
+//!
 //! Sent again after an answer was lost, it finds the marker written by itself, and what its parts compared is read as
 //! it was one revision before. A lane that has to give up writes its marker alone, so that nothing
 //! that is still on its way can happen later; until that is done, nothing that would conflict is let through.
@@ -24,6 +27,7 @@ use tokio::sync::oneshot;
 use super::fault::{Class, Fault};
 use super::members::{Counters, Members, random};
 use super::plan::{self, Effect, octets_behind, signed};
+use super::shared::Shared;
 use crate::error::StoreError;
 use crate::types::{Revision, Txn, TxnOutcome};
 
@@ -143,8 +147,9 @@ impl Committer {
         let deadline = self.members.deadline();
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let mut repeated = false;
+        let mut shared = Shared::of(txns);
         loop {
-            let request = self.request(lane, txns, number);
+            let request = self.request(lane, txns, &shared, number);
             let sent = self
                 .members
                 .call(deadline, |mut client| {
@@ -182,6 +187,10 @@ impl Committer {
                     Counters::count(&self.members.counters.recovered);
                     return Verdict::Done(self.recover(txns, written).await);
                 }
+                // The marker is as it was: what did not hold is compared by every part.
+                found if !shared.is_empty() && found.map_or(0, |(written, _)| written) == lane.last => {
+                    shared = Shared::default();
+                }
                 // The lane alone writes its marker, one transaction after another: ours has not happened.
                 Some((written, _)) => lane.last = written,
                 None if repeated => {
@@ -193,19 +202,31 @@ impl Committer {
         }
     }
 
-    fn request(&self, lane: &Lane, txns: &[Txn], number: u64) -> EtcdTxn {
-        let mut ops: Vec<TxnOp> = txns.iter().map(|txn| TxnOp::txn(self.part(txn))).collect();
+    fn request(&self, lane: &Lane, txns: &[Txn], shared: &Shared, number: u64) -> EtcdTxn {
+        let mut ops: Vec<TxnOp> = txns
+            .iter()
+            .map(|txn| TxnOp::txn(self.part(txn, shared)))
+            .collect();
         ops.push(TxnOp::put(lane.marker.as_str(), marker_value(number), None));
-        guarded(lane, ops)
+        guarded(
+            lane,
+            plan::compares(&shared.compares, &shared.values, &self.root),
+            ops,
+        )
     }
 
-    /// One of ours as a part of etcd's.
-    fn part(&self, txn: &Txn) -> EtcdTxn {
+    /// One of ours as a part of etcd's, which has compared what is shared.
+    fn part(&self, txn: &Txn, shared: &Shared) -> EtcdTxn {
+        let then = Effect::of(&txn.then).ops(&self.root);
+        let own = shared.rest_of(txn);
+        if own.is_empty() {
+            return EtcdTxn::new().and_then(then);
+        }
         let mut otherwise = plan::reads(txn, &self.root);
         otherwise.extend(Effect::of(&txn.otherwise).ops(&self.root));
         EtcdTxn::new()
-            .when(plan::compares(txn, &self.root))
-            .and_then(Effect::of(&txn.then).ops(&self.root))
+            .when(plan::compares(&own.compares, &own.values, &self.root))
+            .and_then(then)
             .or_else(otherwise)
     }
 
@@ -311,7 +332,7 @@ impl Committer {
         loop {
             let number = self.numbers.fetch_add(1, Ordering::Relaxed);
             let bump = TxnOp::put(lane.marker.as_str(), marker_value(number), None);
-            let request = guarded(lane, vec![bump]);
+            let request = guarded(lane, Vec::new(), vec![bump]);
             let sent = self
                 .members
                 .call(self.members.deadline(), |mut client| {
@@ -396,14 +417,15 @@ fn markers(namespace: &str) -> String {
     format!("{namespace}.writer/")
 }
 
-/// What happens only if the marker is as the lane left it; else the marker is read.
-fn guarded(lane: &Lane, ops: Vec<TxnOp>) -> EtcdTxn {
+/// What happens only if the marker is as the lane left it and the rest holds; else the marker is read.
+fn guarded(lane: &Lane, mut compares: Vec<Compare>, ops: Vec<TxnOp>) -> EtcdTxn {
+    compares.push(Compare::mod_revision(
+        lane.marker.as_str(),
+        CompareOp::Equal,
+        signed(lane.last),
+    ));
     EtcdTxn::new()
-        .when(vec![Compare::mod_revision(
-            lane.marker.as_str(),
-            CompareOp::Equal,
-            signed(lane.last),
-        )])
+        .when(compares)
         .and_then(ops)
         .or_else(vec![TxnOp::get(lane.marker.as_str(), None)])
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, TxnOp};
 
-use crate::types::{Expect, LeaseId, Op, Txn};
+use crate::types::{CompareValue, Expect, LeaseId, Op, Txn};
 
 /// Octets that a step costs besides its key and value.
 const STEP_OCTETS: usize = 48;
@@ -255,10 +255,14 @@ pub(super) fn names_lease(txn: &Txn) -> bool {
         .any(|op| matches!(op, Op::Put { lease: Some(_), .. }))
 }
 
-/// The comparisons.
-pub(super) fn compares(txn: &Txn, root: &str) -> Vec<Compare> {
-    let mut compares = Vec::with_capacity(txn.compares.len() + txn.values.len());
-    for compare in &txn.compares {
+/// Comparisons of revisions, then of values.
+pub(super) fn compares(
+    revisions: &[crate::types::Compare],
+    values: &[CompareValue],
+    root: &str,
+) -> Vec<Compare> {
+    let mut compares = Vec::with_capacity(revisions.len() + values.len());
+    for compare in revisions {
         let key = format!("{root}{}", compare.key);
         match compare.expect {
             Expect::Any => {}
@@ -272,7 +276,7 @@ pub(super) fn compares(txn: &Txn, root: &str) -> Vec<Compare> {
             }
         }
     }
-    for compare in &txn.values {
+    for compare in values {
         let key = format!("{root}{}", compare.key);
         compares.push(Compare::value(key, CompareOp::Equal, compare.value.clone()));
     }

@@ -1,10 +1,11 @@
 //! The queue of writes: what goes together, what has to wait, and how much may wait.
 //!
 //! ```text
-//!   callers ──► queue ──► up to 64 steps that do not conflict ──► a free lane ──► one etcd transaction
+//!   callers ──► queue ──► up to 63 that do not conflict ──► a free lane ──► one etcd transaction
 //! ```
-//! With nothing under way a write leaves at once. Otherwise it waits for 64 steps, 2 ms, or the end of what is
-//! under way, whichever is first. Writes that conflict keep the order in which they were asked for.
+//! With nothing under way a write leaves at once. Otherwise it waits for 64 steps, for the end of what is under way, or
+//! for as long as the last transaction took (2 to 10 ms), whichever is first: members that are busy are spared small
+//! transactions. Writes that conflict keep the order in which they were asked for.
 //!
 //! At most [`Limits::QUEUE`] writes of together [`QUEUE_OCTETS`] wait; callers beyond that wait for room. Who has
 //! not got his turn within the time of a call is told that the store is not available.
@@ -26,12 +27,16 @@ use crate::types::{Limits, Txn, TxnOutcome};
 
 /// Octets of writes that may wait.
 pub const QUEUE_OCTETS: usize = 64 << 20;
-/// Steps of a transaction that is made of several.
-const BATCH_STEPS: usize = 64;
+/// Writes that are gathered into one transaction, and steps that need no further gathering.
+const BATCH: usize = 64;
+/// Steps of a transaction that is made of several writes.
+const BATCH_STEPS: usize = 256;
 /// Octets of one.
 const BATCH_OCTETS: usize = 512 << 10;
-/// Longest time that writes are gathered.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long writes are gathered at least while something is under way.
+const GATHER_LEAST: Duration = Duration::from_millis(2);
+/// And at most.
+const GATHER_MOST: Duration = Duration::from_millis(10);
 /// How far into the queue one that does not conflict is looked for.
 const SCAN: usize = 256;
 /// How often those who have left are looked for while nothing moves.
@@ -41,7 +46,10 @@ const TICK: Duration = Duration::from_millis(100);
 struct Request {
     work: Work,
     footprint: Footprint,
+    /// Of its longest list, which the members limit.
     steps: usize,
+    /// What it puts and deletes.
+    weight: usize,
     octets: usize,
     /// Goes with no other.
     alone: bool,
@@ -78,6 +86,7 @@ impl Writer {
             tasks: JoinSet::new(),
             footprints: HashMap::new(),
             under_way: Footprints::default(),
+            weight: 0,
             next: Instant::now(),
         };
         Self {
@@ -121,8 +130,9 @@ impl Writer {
         let request = Request {
             footprint: Footprint::of(&txn),
             steps,
+            weight: txn.then.len().max(txn.otherwise.len()),
             octets,
-            alone: plan::names_lease(&txn) || steps >= self.limits.2,
+            alone: plan::names_lease(&txn) || steps > self.limits.2,
             taken: Arc::clone(&taken),
             since: Instant::now(),
             work: Work { txn, reply },
@@ -149,9 +159,10 @@ impl Drop for Writer {
     }
 }
 
-/// Steps of a transaction, octets of a request, steps of a part of several.
+/// Steps of a transaction, octets of a request, and both the number of parts of a transaction of several and the steps
+/// of each: the members grant a part what the transaction that it stands in leaves of their limit.
 fn limits(settings: &EtcdSettings) -> (usize, usize, usize) {
-    let together = BATCH_STEPS.min(settings.max_txn_ops / 2 - 1);
+    let together = BATCH.min(settings.max_txn_ops / 2 - 1);
     (settings.txn_steps(), settings.max_request_octets, together)
 }
 
@@ -171,6 +182,8 @@ struct Dispatcher {
     /// What the tasks touch.
     footprints: HashMap<Id, Vec<Footprint>>,
     under_way: Footprints,
+    /// Of all that wait.
+    weight: usize,
     /// Not before: another look for something to send while something is under way.
     next: Instant,
 }
@@ -214,9 +227,21 @@ impl Dispatcher {
 
     fn push(&mut self, request: Request) {
         if self.queue.is_empty() {
-            self.next = request.since + GATHER;
+            self.next = request.since + self.gathering();
         }
+        self.weight += request.weight;
         self.queue.push_back(request);
+    }
+
+    /// How long writes are gathered: no longer than the last transaction took.
+    fn gathering(&self) -> Duration {
+        let micros = self
+            .committer
+            .members
+            .counters
+            .last_commit_micros
+            .load(Ordering::Relaxed);
+        Duration::from_micros(micros).clamp(GATHER_LEAST, GATHER_MOST)
     }
 
     fn finished(&mut self, done: Result<(Id, Lane), tokio::task::JoinError>) {
@@ -235,12 +260,18 @@ impl Dispatcher {
 
     /// Sends what may go, as long as there is a lane for it.
     fn dispatch(&mut self) {
-        self.queue
-            .retain(|request| !request.taken.load(Ordering::Acquire));
+        let weight = &mut self.weight;
+        self.queue.retain(|request| {
+            let stays = !request.taken.load(Ordering::Acquire);
+            if !stays {
+                *weight -= request.weight;
+            }
+            stays
+        });
         while !self.queue.is_empty() {
             let idle = self.tasks.is_empty();
             let now = Instant::now();
-            if !idle && self.queue.len() < BATCH_STEPS && now < self.next {
+            if !idle && self.weight < BATCH && now < self.next {
                 return;
             }
             let Some(lane) = self.lanes.pop() else { return };
@@ -248,11 +279,11 @@ impl Dispatcher {
             if batch.is_empty() {
                 // All of it conflicts with what is under way.
                 self.lanes.push(lane);
-                self.next = now + GATHER;
+                self.next = now + GATHER_LEAST;
                 return;
             }
             self.start(lane, batch);
-            self.next = now + GATHER;
+            self.next = now + self.gathering();
         }
     }
 
@@ -261,14 +292,14 @@ impl Dispatcher {
         let together = limits(&self.committer.members.settings).2;
         let (mut batch, mut passed) = (Vec::<Request>::new(), Footprints::default());
         let (mut steps, mut octets, mut looked_at, mut place) = (0, 0, 0, 0);
-        while looked_at < SCAN && steps < together {
+        while looked_at < SCAN && batch.len() < together && steps < BATCH_STEPS {
             let Some(request) = self.queue.get(place) else {
                 break;
             };
             looked_at += 1;
             let fits = batch.is_empty()
                 || (!request.alone
-                    && steps + request.steps <= together
+                    && steps + request.steps <= BATCH_STEPS
                     && octets + request.octets <= BATCH_OCTETS);
             let free = !self.under_way.conflict(&request.footprint) && !passed.conflict(&request.footprint);
             // What goes together must not conflict either: `passed` knows the batch too.
@@ -280,6 +311,7 @@ impl Dispatcher {
             let Some(request) = self.queue.remove(place) else {
                 break;
             };
+            self.weight -= request.weight;
             steps += request.steps;
             octets += request.octets;
             let alone = request.alone;

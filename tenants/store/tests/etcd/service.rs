@@ -112,6 +112,67 @@ fn writes_go_together_and_keep_their_order() {
     });
 }
 
+/// All compare the same fence, which is looked at once; when it falls, each is refused with what it found.
+#[test]
+fn a_fence_that_falls_refuses_all_that_go_together() {
+    isolated(
+        "service::a_fence_that_falls_refuses_all_that_go_together",
+        || async {
+            let cluster = Cluster::start(1).await;
+            let store = cluster.open().await;
+            store
+                .put_if("fence", b"1".to_vec(), Expect::Absent)
+                .await
+                .unwrap();
+            let round = |round: u32| {
+                let writes = (0..200_u32).map(|n| {
+                    let key = format!("fenced/{round}/{n}");
+                    let txn = Txn::new()
+                        // Every tenth finds its own key there.
+                        .when(
+                            if n % 10 == 9 {
+                                "fence".to_owned()
+                            } else {
+                                key.clone()
+                            },
+                            Expect::Absent,
+                        )
+                        .when_value("fence", "1")
+                        .put(key, "x");
+                    store.txn(txn)
+                });
+                futures::future::join_all(writes)
+            };
+            for (n, outcome) in round(1).await.into_iter().enumerate() {
+                assert_eq!(outcome.unwrap().committed, n % 10 != 9, "{n}");
+            }
+            let commits = store.counters().commits;
+            assert!(commits < 40, "they share transactions: {commits}");
+            let moved = store
+                .put_if("fence", b"2".to_vec(), Expect::Present)
+                .await
+                .unwrap();
+            for outcome in round(2).await {
+                let outcome = outcome.unwrap();
+                assert!(!outcome.committed);
+                assert_eq!(outcome.found, Some(moved));
+            }
+            assert!(store.range("fenced/2/", None, 10).await.unwrap().0.is_empty());
+            store
+                .put_if("fence", b"1".to_vec(), Expect::Present)
+                .await
+                .unwrap();
+            assert!(
+                round(3)
+                    .await
+                    .iter()
+                    .any(|outcome| outcome.as_ref().unwrap().committed)
+            );
+            assert_eq!(store.counters().indeterminate, 0);
+        },
+    );
+}
+
 #[test]
 fn limits_are_told_before_anything_happens() {
     isolated("service::limits_are_told_before_anything_happens", || async {
