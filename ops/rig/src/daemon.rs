@@ -112,6 +112,11 @@ impl Daemon {
         })
     }
 
+    /// Time of the processor that it has taken since it was started.
+    pub fn processor_time(&self) -> Result<Duration> {
+        self.process.as_ref().context("it does not run")?.processor_time()
+    }
+
     /// Puts words in front of the command from the next start on, such as `prlimit --nofile=64`; none: as it was built.
     pub fn wrap(&mut self, words: &[&str]) {
         self.wrapper = words.iter().map(|w| (*w).to_owned()).collect();

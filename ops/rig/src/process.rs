@@ -44,6 +44,22 @@ impl Process {
         self.child.id()
     }
 
+    /// Time of the processor that it has taken, with all its threads.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
+        // Behind the name, which may have blanks: state is the first, user and system time the 12th and 13th.
+        let (_, fields) = text.rsplit_once(')').context("a process's stat")?;
+        let ticks = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(str::parse::<u64>)
+            .sum::<std::result::Result<u64, _>>()?;
+        Ok(Duration::from_secs_f64(
+            ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+        ))
+    }
+
     /// What it has printed so far.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()

@@ -88,7 +88,7 @@ enum What {
     },
     /// What a cluster writes to etcd, and its logins a second beside those of a single node.
     Cluster {
-        /// Users.
+        /// Users whose writes are counted; 0: only logins are timed.
         #[arg(long, default_value_t = 100)]
         users: u32,
         /// Seconds of each measurement of an idle cluster.
@@ -189,15 +189,13 @@ fn report(common: &Common, quick: bool, draw: bool) -> rig::Result<()> {
 
 fn cluster(users: u32, seconds: u64, logins: u32, runs: usize) -> rig::Result<()> {
     use rig::cluster::cost;
-    let mut costs = cost::writes(users, seconds)?;
+    let mut costs = match users {
+        0 => cost::Costs::default(),
+        users => cost::writes(users, seconds)?,
+    };
     for run in 1..=runs {
         let rates = cost::login_rates(logins)?;
-        eprintln!(
-            "run {run}: {:.0} / {:.0} logins a second (load {})",
-            rates.0,
-            rates.1,
-            load()
-        );
+        eprintln!("run {run}: {} / {} (load {})", rates.0, rates.1, load());
         costs.rates.push(rates);
     }
     println!("{costs}");

@@ -15,6 +15,9 @@ use crate::daemon::{Daemon, program};
 use crate::net::Folder;
 use crate::process::{Process, wait_for};
 
+/// Waves of logins that a daemon is given.
+const WAVES: usize = 3;
+
 /// Transactions and keys written.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Writes {
@@ -52,7 +55,7 @@ impl fmt::Display for Writes {
 }
 
 /// The figures.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Costs {
     /// Users that were measured.
     pub users: u32,
@@ -68,23 +71,39 @@ pub struct Costs {
     pub idle_user_hour: Writes,
     /// A second of a user's traffic, 20 packets each way.
     pub busy_user_second: Writes,
-    /// Logins a second with the embedded store, and with etcd.
-    pub rates: Vec<(f64, f64)>,
+    /// Logins with the embedded store, and with etcd.
+    pub rates: Vec<(Rate, Rate)>,
 }
 
-impl Costs {
-    /// The rate of logins with etcd over that with the embedded store, the medians of the rounds.
-    pub fn ratio(&self) -> f64 {
-        let median = |mut list: Vec<f64>| {
-            list.sort_by(f64::total_cmp);
-            list.get(list.len() / 2).copied().unwrap_or(f64::NAN)
-        };
-        median(self.rates.iter().map(|r| r.1).collect()) / median(self.rates.iter().map(|r| r.0).collect())
+/// How quickly users come in when all of them do at once, and what a login costs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rate {
+    /// Logins a second.
+    pub per_second: f64,
+    /// Time of the processor that the concentrator takes for a login, in microseconds.
+    pub node_micros: f64,
+    /// The same of all members of etcd together.
+    pub etcd_micros: f64,
+    /// What is written to etcd for a login.
+    pub writes: Writes,
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.0} a second, {:.0} µs of the node",
+            self.per_second, self.node_micros
+        )?;
+        if self.etcd_micros > 0.0 {
+            write!(f, ", {:.0} µs of etcd ({})", self.etcd_micros, self.writes)?;
+        }
+        Ok(())
     }
 }
 
-impl fmt::Display for Costs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Costs {
+    fn write_costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "writes to etcd, over {} users", self.users)?;
         writeln!(f, "  a second of a cluster without users  {}", self.idle_second)?;
         writeln!(f, "  a login                              {}", self.login)?;
@@ -100,8 +119,32 @@ impl fmt::Display for Costs {
             "  a second of a user with traffic      {}",
             self.busy_user_second
         )?;
+        Ok(())
+    }
+
+    /// The rate of logins with etcd over that with the embedded store, the medians of the rounds.
+    pub fn ratio(&self) -> f64 {
+        let median = |mut list: Vec<f64>| {
+            list.sort_by(f64::total_cmp);
+            list.get(list.len() / 2).copied().unwrap_or(f64::NAN)
+        };
+        let (embedded, etcd): (Vec<_>, Vec<_>) = self
+            .rates
+            .iter()
+            .map(|(embedded, etcd)| (embedded.per_second, etcd.per_second))
+            .unzip();
+        median(etcd) / median(embedded)
+    }
+}
+
+impl fmt::Display for Costs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.users > 0 {
+            self.write_costs(f)?;
+        }
         for (embedded, etcd) in &self.rates {
-            writeln!(f, "logins a second: embedded store {embedded:.0}, etcd {etcd:.0}")?;
+            writeln!(f, "logins, embedded store: {embedded}")?;
+            writeln!(f, "logins, etcd:           {etcd}")?;
         }
         write!(f, "ratio of the medians: {:.2}", self.ratio())
     }
@@ -222,8 +265,8 @@ pub fn writes(users: u32, seconds: u64) -> Result<Costs> {
     })
 }
 
-/// Logins a second of one node with the embedded store, then of one with three members of etcd.
-pub fn login_rates(users: u32) -> Result<(f64, f64)> {
+/// The logins of one node with the embedded store, then of one with three members of etcd.
+pub fn login_rates(users: u32) -> Result<(Rate, Rate)> {
     let folder = Folder::new("single")?;
     let plan = Plan {
         nodes: 1,
@@ -241,12 +284,56 @@ pub fn login_rates(users: u32) -> Result<(f64, f64)> {
         let mut daemon = Daemon::prepare(host, own, &text)?;
         daemon.launch()?;
         daemon.apply("tenants.yaml", &Authority::new()?.resources()?)?;
-        rate(&world, &folder, users)?
+        median(waves(users, || {
+            let before = daemon.processor_time()?;
+            let per_second = rate(&world, &folder, users)?;
+            Ok(Rate {
+                per_second,
+                node_micros: micros(daemon.processor_time()?, before, users),
+                ..Rate::default()
+            })
+        })?)
     };
     let scene = Scene::start(&Plan { members: 3, ..plan }, &Options::default())?;
-    Ok((embedded, rate(&scene.world, &scene.folder, users)?))
+    let daemon = scene.nodes.first().context("a node")?;
+    let etcd = median(waves(users, || {
+        let writes = Writes::of(&scene)?;
+        let before = (daemon.processor_time()?, scene.etcd.processor_time()?);
+        let per_second = rate(&scene.world, &scene.folder, users)?;
+        Ok(Rate {
+            per_second,
+            node_micros: micros(daemon.processor_time()?, before.0, users),
+            etcd_micros: micros(scene.etcd.processor_time()?, before.1, users),
+            writes: Writes::of(&scene)?.since(writes, Writes::default(), 0.0, f64::from(users.max(1))),
+        })
+    })?);
+    Ok((embedded, etcd))
 }
 
+/// The same users several times, who leave in between. The first wave is slower: the memory of a program that has just
+/// been started is touched for the first time.
+fn waves(users: u32, mut wave: impl FnMut() -> Result<Rate>) -> Result<Vec<Rate>> {
+    (0..WAVES)
+        .map(|number| {
+            let rate = wave()?;
+            eprintln!("{users} users, wave {}: {rate}", number + 1);
+            // Until the last ones are gone.
+            std::thread::sleep(Duration::from_secs(2));
+            Ok(rate)
+        })
+        .collect()
+}
+
+fn median(mut waves: Vec<Rate>) -> Rate {
+    waves.sort_by(|one, other| one.per_second.total_cmp(&other.per_second));
+    waves.get(waves.len() / 2).copied().unwrap_or_default()
+}
+
+fn micros(now: Duration, before: Duration, users: u32) -> f64 {
+    now.saturating_sub(before).as_secs_f64() * 1e6 / f64::from(users.max(1))
+}
+
+/// Logins a second, all users at once.
 fn rate(world: &World, folder: &Folder, users: u32) -> Result<f64> {
     let program = program("loadtest")?.display().to_string();
     let report = folder.join("rate.json");

@@ -153,6 +153,15 @@ impl Etcd {
         }
     }
 
+    /// Time of the processor that the members that run have taken.
+    pub fn processor_time(&self) -> Result<Duration> {
+        self.members
+            .iter()
+            .filter_map(|member| member.process.as_ref())
+            .map(Process::processor_time)
+            .sum()
+    }
+
     /// Runs `etcdctl` against one member, from that member's namespace.
     pub fn control_of(&self, index: usize, arguments: &[&str]) -> Result<String> {
         let member = self.members.get(index).context("no such member")?;
