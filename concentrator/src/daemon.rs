@@ -19,6 +19,7 @@ use anyhow::Context as _;
 use dataplane::Holder;
 
 use tenants::Attempts;
+use tenants::service::HealthService;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -28,8 +29,9 @@ use crate::backend::Backend;
 use crate::cluster::{Cluster, Prepared};
 use crate::config::Config;
 use crate::exclusive::{self, StateLock};
+use crate::health::Health;
 use crate::keylog::KeyLogWriter;
-use crate::management::{self, Servers};
+use crate::management::{self, Early, Servers, Whole};
 use crate::node::{Node, Parts};
 use crate::recovery;
 use crate::revocation;
@@ -61,6 +63,7 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
     let handle = runtime.handle().clone();
     let result = System::new().block_on(async move {
         let (telemetry, lock) = begin(&config, &handle).await?;
+        let (health, early) = early(&config, &handle).await?;
         let foundation = Foundation::lay(&config, &handle).await?;
         let witness = match config.cluster {
             Some(_) => Some(std::env::current_exe().context("the path of this program")?),
@@ -71,6 +74,8 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
             lock,
             foundation,
             witness,
+            health,
+            early,
         };
         let running = assemble(config, config_path, handle, base).await?;
         running.until_stopped().await;
@@ -91,12 +96,15 @@ pub async fn launch(
     runtime: Handle,
 ) -> anyhow::Result<Running> {
     let (telemetry, lock) = begin(&config, &runtime).await?;
+    let (health, early) = early(&config, &runtime).await?;
     let foundation = Foundation::lay(&config, &runtime).await?;
     let base = Base {
         telemetry,
         lock,
         foundation,
         witness: None,
+        health,
+        early,
     };
     assemble(config, config_path, runtime, base).await
 }
@@ -117,6 +125,8 @@ pub async fn launch_on(
         lock,
         foundation,
         witness: None,
+        health: HealthService::new(),
+        early: None,
     };
     assemble(config, config_path, runtime, base).await
 }
@@ -135,6 +145,24 @@ async fn begin(config: &Config, runtime: &Handle) -> anyhow::Result<(Arc<Telemet
     Ok((telemetry, lock))
 }
 
+/// The API of a cluster's node, which may have to wait for etcd: from its start it says that it does not serve.
+async fn early(config: &Config, runtime: &Handle) -> anyhow::Result<(HealthService, Option<Early>)> {
+    let health = HealthService::new();
+    Health::new(health.clone()).await;
+    let early = match config.cluster {
+        Some(_) => {
+            let (api, health) = (config.api.clone(), health.clone());
+            Some(
+                runtime
+                    .spawn(async move { Early::open(&api, health).await })
+                    .await??,
+            )
+        }
+        None => None,
+    };
+    Ok((health, early))
+}
+
 /// What is there before the node is put together.
 struct Base {
     telemetry: Arc<Telemetry>,
@@ -142,6 +170,9 @@ struct Base {
     foundation: Foundation,
     /// The program that watches over the daemon of a cluster's node.
     witness: Option<PathBuf>,
+    health: HealthService,
+    /// What answers until the node is complete.
+    early: Option<Early>,
 }
 
 async fn assemble(
@@ -155,14 +186,18 @@ async fn assemble(
         lock,
         foundation,
         witness,
+        health,
+        early,
     } = base;
     let Foundation {
         start,
         registry,
         sa_store,
+        writes,
         slots,
         cluster: prepared,
     } = foundation;
+    writes.show(&telemetry.meter());
     let attempts = Arc::new(Attempts::new());
 
     let ports = [config.listen.ike_port, config.listen.nat_port];
@@ -186,6 +221,7 @@ async fn assemble(
         registry,
         attempts,
         sa_store,
+        writes,
         slots,
         arbiters,
         holder,
@@ -219,9 +255,14 @@ async fn assemble(
     };
     let shared = cluster.as_ref().map(|cluster| Arc::clone(&cluster.shared));
     let backend = Arc::new(Backend::new(Arc::clone(&node), config_path, shared.clone()));
-    let servers = runtime
-        .spawn(management::serve(Arc::clone(&node), Arc::clone(&backend), shared))
-        .await??;
+    let whole = Whole {
+        node: Arc::clone(&node),
+        backend,
+        cluster: shared,
+        health,
+        early,
+    };
+    let servers = runtime.spawn(management::serve(whole)).await??;
     if let Some(listen) = node.config.telemetry.prometheus_listen {
         let registry = telemetry.registry();
         let (bound, server) = runtime

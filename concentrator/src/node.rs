@@ -35,6 +35,7 @@ use crate::slot::{Slot, Slots};
 use crate::sockets::Sockets;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
+use crate::writes::Writes;
 
 /// One worker thread as the node sees it.
 pub struct WorkerSlot {
@@ -106,6 +107,8 @@ pub struct Node {
     pub attempts: Arc<Attempts>,
     /// SA records.
     pub sa_store: Arc<dyn Store>,
+    /// What was written.
+    pub writes: Arc<Writes>,
     /// What this node owns of them.
     pub slots: Slots,
     /// Threads of the actors.
@@ -167,6 +170,8 @@ pub struct Parts {
     /// See [`Node`].
     pub sa_store: Arc<dyn Store>,
     /// See [`Node`].
+    pub writes: Arc<Writes>,
+    /// See [`Node`].
     pub slots: Slots,
     /// See [`Node`].
     pub arbiters: Arbiters,
@@ -195,6 +200,7 @@ impl Node {
             registry: parts.registry,
             attempts: parts.attempts,
             sa_store: parts.sa_store,
+            writes: parts.writes,
             slots: parts.slots,
             arbiters: parts.arbiters,
             holder: Arc::new(parts.holder),

@@ -110,6 +110,62 @@ fn a_killed_nodes_sessions_go_on_elsewhere() {
     assert_ne!(bob.children[0].ts_local, alice.children[0].ts_local);
 }
 
+/// Without etcd a node waits and says that it does not serve; it serves when etcd is there, goes on when that is gone, and
+/// says what it cannot do then; and it takes nobody once it is drained.
+#[test]
+fn health_follows_the_store_and_the_operator() {
+    if !in_world("health_follows_the_store_and_the_operator") {
+        return;
+    }
+    let mut world = World::new(1);
+    world.stop_etcd();
+    world.start(0);
+    let all = ["", "vpn.tunnels", "vpn.store", "vpn.logins", "vpn.v1.NodeService"];
+    block_on(async {
+        world.healthy(0, &all.map(|service| (service, false))).await;
+        assert_eq!(world.health(0, "vpn.unheard").await, None);
+        // Longer than every time-out of a call.
+        tokio::time::sleep(6 * SECOND).await;
+        world.healthy(0, &[("", false)]).await;
+    });
+    assert!(world.runs(0), "it waits:\n{}", world.logs());
+    assert!(
+        world.logs().contains("etcd does not answer yet"),
+        "{}",
+        world.logs()
+    );
+    world.start_etcd();
+    block_on(async {
+        world.healthy(0, &all.map(|service| (service, true))).await;
+        world.served(0).await;
+    });
+    world.stop_etcd();
+    let held = [
+        ("vpn.store", false),
+        ("vpn.logins", false),
+        ("vpn.tunnels", true),
+        ("", true),
+    ];
+    block_on(world.healthy(0, &held));
+    world.start_etcd();
+    block_on(async {
+        world.healthy(0, &all.map(|service| (service, true))).await;
+        let channel = world.api(0).await;
+        // Nobody is there to take the slot: the order waits, the node is draining all the same.
+        v1::cluster_service_client::ClusterServiceClient::new(channel)
+            .drain(v1::DrainRequest::default())
+            .await
+            .unwrap();
+        let drained = [
+            ("", false),
+            ("vpn.logins", false),
+            ("vpn.tunnels", true),
+            ("vpn.store", true),
+        ];
+        world.healthy(0, &drained).await;
+    });
+}
+
 /// An operator moves a slot there and back: no answer takes longer than a moment.
 #[test]
 fn a_slot_moves_on_request() {

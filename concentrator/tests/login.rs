@@ -70,6 +70,55 @@ fn a_user_logs_in_and_out() {
     daemon.drain();
 }
 
+/// The node says that it serves while it does; that it takes nobody when it drains; and that it carries nothing without its
+/// workers.
+#[test]
+fn health_says_what_the_node_can_do() {
+    if !in_namespace("health_says_what_the_node_can_do") {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(state.path(), |_| {});
+    let is = |wanted: &[(&str, bool)]| {
+        for (service, serves) in wanted {
+            eventually(service, || {
+                block_on(async { common::serves(daemon.api().await, service).await }) == Some(*serves)
+            });
+        }
+    };
+    let all = [
+        "",
+        "vpn.tunnels",
+        "vpn.store",
+        "vpn.logins",
+        "vpn.v1.SessionService",
+    ];
+    is(&all.map(|service| (service, true)));
+    daemon
+        .node
+        .draining
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    is(&[
+        ("", false),
+        ("vpn.logins", false),
+        ("vpn.tunnels", true),
+        ("vpn.store", true),
+    ]);
+    daemon
+        .node
+        .draining
+        .store(false, std::sync::atomic::Ordering::Relaxed);
+    is(&all.map(|service| (service, true)));
+    daemon.node.stop_workers();
+    is(&[
+        ("", false),
+        ("vpn.tunnels", false),
+        ("vpn.store", true),
+        ("vpn.v1.SessionService", true),
+    ]);
+    daemon.abandon();
+}
+
 /// A user whose key is taken away is out at once, also one that does not answer; the others stay.
 #[test]
 fn a_user_without_a_key_is_ended() {

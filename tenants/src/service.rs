@@ -6,6 +6,7 @@
 mod cluster;
 mod error;
 mod guard;
+mod health;
 mod live;
 mod resources;
 pub mod roles;
@@ -17,12 +18,14 @@ use tonic::service::Routes;
 use crate::{Attempts, ClusterBackend, Registry, SessionBackend};
 
 pub use guard::Access;
+pub use health::{HealthService, names};
 
 /// Everything that the services need.
 #[derive(Clone)]
 pub struct Services {
     inner: Arc<Inner>,
     cluster: Option<Arc<dyn ClusterBackend>>,
+    health: Option<HealthService>,
 }
 
 struct Inner {
@@ -46,7 +49,15 @@ impl Services {
                 backend,
             }),
             cluster: None,
+            health: None,
         }
+    }
+
+    /// With a health service that somebody keeps true; without one the API alone is told to be there.
+    #[must_use]
+    pub fn with_health(mut self, health: HealthService) -> Self {
+        self.health = Some(health);
+        self
     }
 
     /// With the cluster that the node is part of; without it the cluster's methods are refused.
@@ -72,16 +83,17 @@ impl Services {
         use api::v1::session_service_server::SessionServiceServer;
         use api::v1::tenant_service_server::TenantServiceServer;
 
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health
-            .set_service_status("", tonic_health::ServingStatus::Serving)
-            .await;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(api::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()?;
-        let routes = Routes::new(health_service)
-            .add_service(reflection)
+        let health = match &self.health {
+            Some(health) => health.clone(),
+            None => {
+                let health = HealthService::new();
+                let there = tonic_health::ServingStatus::Serving;
+                health.reporter().set_service_status("", there).await;
+                health
+            }
+        };
+        let routes = health
+            .unguarded()?
             .add_service(TenantServiceServer::new(self.clone()))
             .add_service(ConnectionServiceServer::new(self.clone()))
             .add_service(AddressPoolServiceServer::new(self.clone()))

@@ -130,6 +130,7 @@ async fn pump(node: Arc<Node>, slot: Arc<Slot>) {
         match outcome {
             Ok(outcome) if outcome.committed => {
                 node.metrics.commit(begun.elapsed().as_secs_f64(), count as u64);
+                node.writes.group(&group, slot.prefix());
                 if slot.is_lost() {
                     tracing::info!(slot = slot.id, "records of the slot are taken again");
                     recovery::regain(&slot);

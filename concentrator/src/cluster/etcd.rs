@@ -1,14 +1,15 @@
 //! The way to etcd: two connections, one for decisions and one for data, so that a claim never waits behind records.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use store::Etcd;
 use store::etcd::{EtcdSettings, EtcdTls, EtcdUser};
+use store::{Etcd, StoreError};
 
 use super::renewing::Renewing;
 use crate::config;
+use crate::writes::Writes;
 
 /// How long a member may take to answer before the next is asked, for decisions.
 const DECISION_ATTEMPT: Duration = Duration::from_millis(400);
@@ -16,6 +17,8 @@ const DECISION_ATTEMPT: Duration = Duration::from_millis(400);
 const DECISION: Duration = Duration::from_secs(3);
 /// Pause between two tries to reach etcd at the start.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often it is said that etcd does not answer.
+const TELL: Duration = Duration::from_secs(30);
 
 /// Both connections.
 pub struct Stores {
@@ -23,9 +26,11 @@ pub struct Stores {
     pub control: Arc<Renewing>,
     /// Records, configuration, pools.
     pub data: Arc<Renewing>,
+    /// What is written through both.
+    pub writes: Arc<Writes>,
 }
 
-/// Opens both; waits until the cluster answers.
+/// Opens both; waits until the cluster answers, however long it takes.
 ///
 /// # Errors
 /// A file that cannot be read, settings that are wrong, a cluster that does not let us in.
@@ -36,26 +41,63 @@ pub async fn open(config: &config::Cluster) -> anyhow::Result<Stores> {
         call_timeout: DECISION,
         ..settings.clone()
     };
+    let writes = Arc::new(Writes::default());
+    let open = async |settings: EtcdSettings, careful| {
+        let etcd = connect(settings.clone()).await?;
+        anyhow::Ok(Arc::new(Renewing::new(
+            etcd,
+            settings,
+            careful,
+            Arc::clone(&writes),
+        )))
+    };
     Ok(Stores {
-        control: Arc::new(Renewing::new(connect(decisions.clone()).await?, decisions, false)),
-        data: Arc::new(Renewing::new(connect(settings.clone()).await?, settings, true)),
+        control: open(decisions, false).await?,
+        data: open(settings, true).await?,
+        writes,
     })
 }
 
 async fn connect(settings: EtcdSettings) -> anyhow::Result<Etcd> {
-    let mut told = false;
+    // It may be starting, as after a power cut of everything.
+    patiently(
+        async || Etcd::open(settings.clone()).await,
+        StoreError::is_retryable,
+    )
+    .await
+    .context("cluster.etcd")
+}
+
+/// Tries until it is done, or fails for a reason that waiting does not mend: a node whose etcd does not answer waits for it.
+///
+/// # Errors
+/// What does not pass.
+pub async fn patiently<T, E, F>(mut attempt: impl FnMut() -> F, passes: impl Fn(&E) -> bool) -> Result<T, E>
+where
+    E: std::fmt::Display,
+    F: Future<Output = Result<T, E>>,
+{
+    let begun = Instant::now();
+    let mut told: Option<Instant> = None;
     loop {
-        match Etcd::open(settings.clone()).await {
-            Ok(etcd) => return Ok(etcd),
-            // It may be starting, as after a power cut of everything.
-            Err(error) if error.is_retryable() => {
-                if !told {
-                    told = true;
-                    tracing::warn!(%error, "etcd does not answer yet, waiting for it");
+        match attempt().await {
+            Err(error) if passes(&error) => {
+                if told.is_none_or(|told| told.elapsed() >= TELL) {
+                    told = Some(Instant::now());
+                    tracing::warn!(
+                        %error,
+                        waited_secs = begun.elapsed().as_secs(),
+                        "etcd does not answer yet: this node waits for it and serves nothing meanwhile"
+                    );
                 }
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(error) => return Err(error).context("cluster.etcd"),
+            done => {
+                if done.is_ok() && told.is_some() {
+                    tracing::info!(waited_secs = begun.elapsed().as_secs(), "etcd answers");
+                }
+                return done;
+            }
         }
     }
 }
@@ -98,4 +140,36 @@ async fn settings(config: &config::Cluster) -> anyhow::Result<EtcdSettings> {
         max_txn_ops: config.etcd_max_txn_ops as usize,
         ..EtcdSettings::new(config.etcd.iter().cloned())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_passes_is_waited_for_and_the_rest_is_told() {
+        let mut asked = 0;
+        let done = patiently(
+            || {
+                asked += 1;
+                std::future::ready(match asked {
+                    1 => Err(StoreError::Unavailable {
+                        reason: "nobody listens".to_owned(),
+                    }),
+                    _ => Ok(asked),
+                })
+            },
+            StoreError::is_retryable,
+        );
+        assert_eq!(done.await, Ok(2), "asked again");
+        let refused = patiently(
+            || {
+                std::future::ready(Err::<(), _>(StoreError::Refused {
+                    reason: "the password".to_owned(),
+                }))
+            },
+            StoreError::is_retryable,
+        );
+        assert!(refused.await.is_err());
+    }
 }

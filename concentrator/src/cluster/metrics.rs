@@ -25,6 +25,7 @@ pub struct ClusterMetrics {
     replica_stale: Gauge<f64>,
     waiting: Gauge<f64>,
     unreplicated: Gauge<u64>,
+    commits: Counter<u64>,
 }
 
 impl ClusterMetrics {
@@ -100,6 +101,12 @@ impl ClusterMetrics {
                 "vpn.cluster.unreplicated",
                 "Answers that were given before their record was durable",
             ),
+            commits: meter
+                .u64_counter("vpn.cluster.etcd.commits")
+                .with_description(
+                    "Transactions that etcd carried out for this node; several writes share one",
+                )
+                .build(),
         }
     }
 
@@ -158,6 +165,11 @@ impl ClusterMetrics {
         self.replica_octets.record(size.octets as u64, &[]);
         self.replica_records.record(size.records as u64, &[]);
         self.replica_stale.record(size.stale.as_secs_f64(), &[]);
+    }
+
+    /// Transactions of etcd's since the last measurement.
+    pub fn commits(&self, count: u64) {
+        self.commits.add(count, &[]);
     }
 
     /// The oldest record of all slots that is not durable, and answers that did not wait for theirs.

@@ -33,5 +33,6 @@ pub mod start;
 pub mod warden;
 pub mod witness;
 
+pub use etcd::patiently;
 pub use shared::Shared;
 pub use start::{Cluster, Prepared, prepare};

@@ -17,6 +17,8 @@ use tokio::sync::Mutex;
 
 use cluster::keys::EPOCH;
 
+use crate::writes::{Asked, Writes};
+
 /// No epoch is barred.
 const NONE: u64 = u64::MAX;
 
@@ -32,12 +34,14 @@ pub struct Renewing {
     /// Writes fenced with this epoch or an earlier one are held back.
     barred: AtomicU64,
     renewed: AtomicU64,
+    writes: Arc<Writes>,
 }
 
 impl Renewing {
-    /// Over an etcd that is open; `careful`: hold fenced writes back until there is a new epoch.
+    /// Over an etcd that is open; `careful`: hold fenced writes back until there is a new epoch. What is written is
+    /// counted in `writes`.
     #[must_use]
-    pub fn new(etcd: Etcd, settings: EtcdSettings, careful: bool) -> Self {
+    pub fn new(etcd: Etcd, settings: EtcdSettings, careful: bool, writes: Arc<Writes>) -> Self {
         Self {
             settings,
             present: ArcSwap::from_pointee(etcd),
@@ -46,6 +50,7 @@ impl Renewing {
             epoch: AtomicU64::new(0),
             barred: AtomicU64::new(NONE),
             renewed: AtomicU64::new(0),
+            writes,
         }
     }
 
@@ -151,7 +156,11 @@ impl Store for Renewing {
         }
         let etcd = self.etcd();
         let epoch = epoch_of(&txn);
+        let asked = Asked::of(&txn);
         let answer = etcd.txn(txn).await;
+        if let Ok(outcome) = &answer {
+            self.writes.transaction(&asked, outcome.committed);
+        }
         if let (Ok(outcome), Some(epoch)) = (&answer, epoch)
             && outcome.committed
         {
@@ -183,6 +192,9 @@ impl Store for Renewing {
     async fn lease_keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         let etcd = self.etcd();
         let answer = etcd.lease_keep_alive(lease).await;
+        if answer.is_ok() {
+            self.writes.kept_alive();
+        }
         self.seen(&etcd, answer).await
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use cluster::vault::{ClusterKeys, Root};
@@ -59,7 +59,7 @@ pub struct Shared {
     pub events: broadcast::Sender<Arc<Event>>,
     /// Slots are held without a store.
     pub fail_static: AtomicBool,
-    pacemaker: OnceLock<Pacemaker>,
+    pacemaker: Pacemaker,
     orders: Mutex<BTreeMap<u64, Answer>>,
     next_order: AtomicU64,
 }
@@ -84,10 +84,12 @@ pub struct Parts {
     pub runtime: Handle,
     /// See [`Shared`].
     pub metrics: ClusterMetrics,
+    /// The way to the core.
+    pub pacemaker: Pacemaker,
 }
 
 impl Shared {
-    /// Puts the parts together. [`Shared::begin`] has to follow.
+    /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let store = Arc::clone(&parts.stores.control) as Arc<dyn store::Store>;
@@ -108,28 +110,16 @@ impl Shared {
             metrics: parts.metrics,
             events: broadcast::channel(1_024).0,
             fail_static: AtomicBool::new(false),
-            pacemaker: OnceLock::new(),
+            pacemaker: parts.pacemaker,
             orders: Mutex::default(),
             next_order: AtomicU64::new(1),
         })
     }
 
-    /// Gives the parts the way to the core.
-    pub fn begin(&self, pacemaker: Pacemaker) -> &Pacemaker {
-        self.pacemaker.get_or_init(|| pacemaker)
-    }
-
     /// The way to the core.
-    ///
-    /// # Panics
-    /// Before [`Shared::begin`], which comes before every task.
     #[must_use]
     pub fn pacemaker(&self) -> &Pacemaker {
-        #[allow(
-            clippy::expect_used,
-            reason = "set once, before any task that could ask is started"
-        )]
-        self.pacemaker.get().expect("the cluster has begun")
+        &self.pacemaker
     }
 
     /// What a slot is written under.

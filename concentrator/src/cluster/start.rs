@@ -25,7 +25,7 @@ use super::marks::Marks;
 use super::metrics::ClusterMetrics;
 use super::pacemaker::{self, Pacemaker};
 use super::router::{self, Router};
-use super::secrets::{self, ConfigSealer};
+use super::secrets::{self, ConfigSealer, SecretsError};
 use super::shared::{self, Shared};
 use super::warden::Warden;
 use super::witness::{Charge, Witness, to_hex};
@@ -67,7 +67,7 @@ impl Prepared {
     }
 }
 
-/// Reads the secrets, removes addresses of an earlier run, and reaches the store. Call it on the runtime.
+/// Reads the secrets, removes addresses of an earlier run, and waits until the store answers. Call it on the runtime.
 ///
 /// # Errors
 /// In words: which step failed and why.
@@ -78,7 +78,11 @@ pub async fn prepare(config: &Config, section: &config::Cluster) -> anyhow::Resu
     let keys = secrets::read_keys(&section.key_file)?;
     let marks = Marks::read(&config.state_directory)?;
     let stores = etcd::open(section).await?;
-    let root = secrets::root(&*stores.control, &keys).await?;
+    let root = etcd::patiently(
+        || secrets::root(&*stores.control, &keys),
+        |error| matches!(error, SecretsError::Store(error) if error.is_retryable()),
+    )
+    .await?;
     Ok(Prepared {
         config: section.clone(),
         sealer: Arc::new(ConfigSealer::new(&root)),
@@ -141,6 +145,15 @@ impl Cluster {
             }
             None => (None, None),
         };
+        let (outputs, receiver) = mpsc::unbounded_channel();
+        let pacemaker = Pacemaker::start(pacemaker::Parts {
+            core,
+            sockets,
+            until: prepared.until,
+            outputs,
+            addresses: prepared.addresses.clone(),
+            ticks,
+        })?;
         let shared = Shared::new(shared::Parts {
             node: Arc::clone(&node),
             config: section.clone(),
@@ -148,20 +161,11 @@ impl Cluster {
             stores: prepared.stores,
             keys: prepared.keys,
             root: prepared.root,
-            addresses: prepared.addresses.clone(),
+            addresses: prepared.addresses,
             runtime: runtime.clone(),
             metrics: ClusterMetrics::new(meter),
+            pacemaker: pacemaker.clone(),
         });
-        let (outputs, receiver) = mpsc::unbounded_channel();
-        let pacemaker = Pacemaker::start(pacemaker::Parts {
-            core,
-            sockets,
-            until: prepared.until,
-            outputs,
-            addresses: prepared.addresses,
-            ticks,
-        })?;
-        shared.begin(pacemaker.clone());
         let link = pacemaker.clone();
         let _ = prepared
             .on_link
@@ -293,6 +297,7 @@ fn sockets(listen: &[SocketAddr]) -> anyhow::Result<Vec<(SocketAddr, UdpSocket)>
 async fn measure(shared: Arc<Shared>, pacemaker: Pacemaker, mut witness: Option<Witness>) {
     let mut every = tokio::time::interval(MEASURE);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut committed = [0, 0];
     loop {
         every.tick().await;
         match witness.as_mut().map(Witness::keep) {
@@ -310,6 +315,15 @@ async fn measure(shared: Arc<Shared>, pacemaker: Pacemaker, mut witness: Option<
             .map(|until| until.saturating_sub(dataplane::boot_time()));
         let metrics = &shared.metrics;
         metrics.pulse(Duration::from_micros(late), slack);
+        for (store, last) in [&shared.stores.control, &shared.stores.data]
+            .into_iter()
+            .zip(&mut committed)
+        {
+            let present = store.etcd().counters().commits;
+            // One that was opened anew begins at 0.
+            metrics.commits(present.checked_sub(*last).unwrap_or(present));
+            *last = present;
+        }
         let slots = shared.node.slots.all();
         metrics.slots(slots.len());
         let (mut oldest, mut unreplicated) = (Duration::ZERO, 0);

@@ -1,9 +1,10 @@
 //! What a node stands on: its stores, its keys and its slots, which are its own or its cluster's.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{Durability, Embedded, Store};
+use store::{Durability, Embedded, Store, StoreError};
 use tenants::Registry;
 use tokio::runtime::Handle;
 
@@ -14,6 +15,7 @@ use crate::policy::Proposals;
 use crate::recovery;
 use crate::seal::Sealer;
 use crate::slot::{SlotStart, Slots};
+use crate::writes::{Counting, Writes};
 
 /// What a node is built on.
 pub struct Foundation {
@@ -23,6 +25,8 @@ pub struct Foundation {
     pub registry: Arc<Registry>,
     /// SA records.
     pub sa_store: Arc<dyn Store>,
+    /// What is written to the stores.
+    pub writes: Arc<Writes>,
     /// The slots; those that are there already are carried on before anything is heard.
     pub slots: Slots,
     /// The cluster that the node is to be part of.
@@ -30,7 +34,8 @@ pub struct Foundation {
 }
 
 impl Foundation {
-    /// Opens the stores and takes what has to be taken before the first packet.
+    /// Opens the stores and takes what has to be taken before the first packet. In a cluster that is when etcd answers,
+    /// however long it takes.
     ///
     /// # Errors
     /// In words: which step failed and why.
@@ -44,9 +49,13 @@ impl Foundation {
 
 async fn alone(config: &Config, runtime: &Handle) -> anyhow::Result<Foundation> {
     let sealer = Sealer::open_or_create(&config.seal_key_file())?;
-    let configuration: Arc<dyn Store> =
-        Arc::new(Embedded::open(&config.configuration_store(), Durability::Full)?);
-    let sa_store: Arc<dyn Store> = Arc::new(Embedded::open(&config.sa_store(), Durability::Normal)?);
+    let writes = Arc::new(Writes::default());
+    let open = |path: &Path, durability| -> Result<Arc<dyn Store>, StoreError> {
+        let store = Arc::new(Embedded::open(path, durability)?);
+        Ok(Counting::over(store, &writes))
+    };
+    let configuration = open(&config.configuration_store(), Durability::Full)?;
+    let sa_store = open(&config.sa_store(), Durability::Normal)?;
     let start = generation::start(configuration.as_ref(), &config.state_directory).await?;
     if start.records != Records::Keep {
         tracing::warn!(why = ?start.records, "SA records of earlier starts are dropped");
@@ -79,6 +88,7 @@ async fn alone(config: &Config, runtime: &Handle) -> anyhow::Result<Foundation> 
         start,
         registry,
         sa_store,
+        writes,
         slots,
         cluster: None,
     })
@@ -97,12 +107,14 @@ async fn shared(config: Config, section: config::Cluster, runtime: &Handle) -> a
     // Everything of the store's works on the runtime.
     let preparing = runtime.spawn(async move {
         let prepared = cluster::prepare(&config, &section).await?;
-        let registry = Registry::open_shared(
-            Arc::clone(&prepared.stores.data) as Arc<dyn Store>,
-            Arc::clone(&prepared.sealer) as Arc<dyn tenants::Sealer>,
-            Arc::new(Proposals),
-        )
-        .await?;
+        let open = || {
+            Registry::open_shared(
+                Arc::clone(&prepared.stores.data) as Arc<dyn Store>,
+                Arc::clone(&prepared.sealer) as Arc<dyn tenants::Sealer>,
+                Arc::new(Proposals),
+            )
+        };
+        let registry = cluster::patiently(open, StoreError::is_retryable).await?;
         anyhow::Ok((prepared, registry))
     });
     let (prepared, registry) = preparing.await??;
@@ -115,6 +127,7 @@ async fn shared(config: Config, section: config::Cluster, runtime: &Handle) -> a
         },
         registry,
         sa_store: Arc::clone(&prepared.stores.data) as Arc<dyn Store>,
+        writes: Arc::clone(&prepared.stores.writes),
         slots: Slots::cluster(addresses),
         cluster: Some(prepared),
     })

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Change, FOR_THE_OLDEST, GROUP_MAX, GROUP_OCTETS, Inner, Records};
+use super::{Change, FOR_THE_OLDEST, GROUP_MAX, GROUP_OCTETS, Inner, Priority, Records};
 
 /// Records that are being committed. Dropped without [`Group::committed`], they go back to the queue.
 pub struct Group {
     queue: Arc<Records>,
-    members: Vec<(String, Arc<Change>)>,
+    members: Vec<Member>,
 }
+
+/// A name, what is to happen under it, and how urgent it is.
+type Member = (String, Arc<Change>, Priority);
 
 impl Records {
     /// Takes the most urgent records and the oldest ones, at most [`GROUP_MAX`] and about [`GROUP_OCTETS`] octets.
@@ -42,7 +45,7 @@ impl Records {
 
 #[derive(Default)]
 struct Taken {
-    members: Vec<(String, Arc<Change>)>,
+    members: Vec<Member>,
     octets: usize,
 }
 
@@ -58,7 +61,8 @@ impl Taken {
         }
         if let Some(pending) = inner.remove(&name) {
             self.octets = octets;
-            self.members.push((name.clone(), Arc::clone(&pending.change)));
+            self.members
+                .push((name.clone(), Arc::clone(&pending.change), pending.priority));
             inner.in_flight.insert(name, pending);
         }
         true
@@ -70,7 +74,14 @@ impl Group {
     pub fn changes(&self) -> impl Iterator<Item = (&str, &Change)> {
         self.members
             .iter()
-            .map(|(name, change)| (name.as_str(), change.as_ref()))
+            .map(|(name, change, _)| (name.as_str(), change.as_ref()))
+    }
+
+    /// The same, each with its urgency.
+    pub fn written(&self) -> impl Iterator<Item = (&str, &Change, Priority)> {
+        self.members
+            .iter()
+            .map(|(name, change, priority)| (name.as_str(), change.as_ref(), *priority))
     }
 
     /// How many.
@@ -90,7 +101,7 @@ impl Group {
         let members = std::mem::take(&mut self.members);
         let mut waiters = Vec::new();
         let mut inner = self.queue.lock();
-        for (name, _) in &members {
+        for (name, ..) in &members {
             if let Some(pending) = inner.in_flight.remove(name) {
                 waiters.extend(pending.waiters);
             }
@@ -109,7 +120,7 @@ impl Drop for Group {
             return;
         }
         let mut inner = self.queue.lock();
-        for (name, _) in std::mem::take(&mut self.members) {
+        for (name, ..) in std::mem::take(&mut self.members) {
             let Some(mut old) = inner.in_flight.remove(&name) else {
                 continue;
             };

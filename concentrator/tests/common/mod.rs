@@ -208,6 +208,20 @@ pub async fn connect(path: PathBuf) -> Result<tonic::transport::Channel, tonic::
         .await
 }
 
+/// Whether a service of the node at `channel` says that it serves; `None`: it says nothing.
+pub async fn serves(channel: tonic::transport::Channel, service: &str) -> Option<bool> {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus;
+    let asked = HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    let answer = tonic_health::pb::health_client::HealthClient::new(channel)
+        .check(asked)
+        .await
+        .ok()?;
+    Some(answer.into_inner().status() == ServingStatus::Serving)
+}
+
 /// A tenant with one connection for PSK users, a pool, and a key for each of `users`.
 pub async fn provision(channel: tonic::transport::Channel, tenant: &str, pool: &str, users: &[(&str, &str)]) {
     v1::tenant_service_client::TenantServiceClient::new(channel.clone())

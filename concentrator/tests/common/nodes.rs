@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use api::v1;
 use tonic::transport::Channel;
 
-use super::{connect, provision};
+use super::{connect, provision, serves};
 
 /// The nodes' names, which are those of their namespaces as well.
 pub const NODES: [&str; 3] = ["a", "b", "c"];
@@ -123,7 +123,8 @@ impl World {
         world
     }
 
-    fn start_etcd(&mut self) {
+    /// Starts etcd, again over what it has.
+    pub fn start_etcd(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("etcd.log")).unwrap();
         let data = self.folder.path().join("etcd");
         let child = Command::new("etcd")
@@ -152,11 +153,16 @@ impl World {
         std::fs::write(&path, format!("{digits}\n{old}")).unwrap();
     }
 
-    /// Ends etcd and starts it with nothing in it.
-    pub fn wipe_etcd(&mut self) {
+    /// Ends etcd.
+    pub fn stop_etcd(&mut self) {
         let mut child = self.etcd.take().expect("it runs");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Ends etcd and starts it with nothing in it.
+    pub fn wipe_etcd(&mut self) {
+        self.stop_etcd();
         std::fs::remove_dir_all(self.folder.path().join("etcd")).unwrap();
         self.start_etcd();
     }
@@ -224,18 +230,25 @@ impl World {
         run(&format!("kill -{signal} {pid}"));
     }
 
+    /// Whether the process is there.
+    pub fn runs(&mut self, node: usize) -> bool {
+        let child = self.nodes[node].as_mut().expect("it was started");
+        child.try_wait().unwrap().is_none()
+    }
+
     /// Waits for the process's end.
     pub fn wait(&mut self, node: usize) -> bool {
         let mut child = self.nodes[node].take().expect("it runs");
         child.wait().unwrap().success()
     }
 
-    /// The management API of a node, once it answers.
+    /// The management API of a node, once all of it answers.
     pub async fn api(&self, node: usize) -> Channel {
-        let path = self.folder.path().join(format!("{}.sock", NODES[node]));
         let until = Instant::now() + Duration::from_secs(30);
         loop {
-            if let Ok(channel) = connect(path.clone()).await {
+            if self.health(node, "vpn.v1.NodeService").await == Some(true)
+                && let Ok(channel) = connect(self.socket(node)).await
+            {
                 return channel;
             }
             assert!(
@@ -244,6 +257,30 @@ impl World {
                 self.logs()
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn socket(&self, node: usize) -> PathBuf {
+        self.folder.path().join(format!("{}.sock", NODES[node]))
+    }
+
+    /// Whether a service of a node serves, as it says; `None`: it says nothing.
+    pub async fn health(&self, node: usize, service: &str) -> Option<bool> {
+        serves(connect(self.socket(node)).await.ok()?, service).await
+    }
+
+    /// Waits until what some services of a node say of themselves is as wanted.
+    pub async fn healthy(&self, node: usize, wanted: &[(&str, bool)]) {
+        let until = Instant::now() + Duration::from_secs(30);
+        for (service, serves) in wanted {
+            while self.health(node, service).await != Some(*serves) {
+                assert!(
+                    Instant::now() < until,
+                    "{service:?} is to be {serves}:\n{}",
+                    self.logs()
+                );
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
     }
 

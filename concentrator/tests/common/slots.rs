@@ -122,6 +122,7 @@ impl Shared {
                 },
                 registry: registry.await.unwrap(),
                 sa_store: store,
+                writes: Arc::default(),
                 slots: Slots::cluster([0, 1].map(|slot| (address(slot).parse().unwrap(), slot))),
                 cluster: None,
             }

@@ -94,6 +94,11 @@ const TABLE: &[(&str, Need)] = &[
     ),
 ];
 
+/// Every method that can be called.
+pub fn methods() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|(name, _)| *name)
+}
+
 /// What a method (`package.Service/Method`) needs; `None`: nobody may call it.
 pub fn need(method: &str) -> Option<Need> {
     TABLE
