@@ -72,6 +72,68 @@ pub struct Config {
     pub until: Option<Arc<AtomicU64>>,
     /// Where packets that came to the wrong node of a cluster are exchanged.
     pub forward: Option<Forward>,
+    /// How ESP is exchanged with the peers.
+    pub outer: Outer,
+}
+
+/// How ESP is exchanged with the peers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outer {
+    /// By what.
+    pub mode: OuterMode,
+    /// The interfaces that AF_XDP is to be used on; those that have one of the addresses to serve when empty.
+    pub interfaces: Vec<String>,
+}
+
+/// What carries ESP to and from the peers. The sockets are there in any case: they take what AF_XDP leaves.
+///
+/// AF_XDP needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_IPC_LOCK (or enough RLIMIT_MEMLOCK) and an Ethernet device whose
+/// driver has XDP. What it takes passes neither the packet filter nor connection tracking nor captures of the system. It
+/// has 16 MiB of memory a queue, of up to 16 queues of an interface: room for 4,096 packets in and as many out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OuterMode {
+    /// Sockets alone: the best for few peers with much traffic, since the kernel joins their packets.
+    #[default]
+    Socket,
+    /// AF_XDP, without copying where the driver can: the best for many peers with little traffic each.
+    Xdp,
+    /// AF_XDP where the driver can do it without copying, else sockets.
+    Auto,
+}
+
+/// What an interface's ESP goes by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OuterWay {
+    /// Sockets.
+    Socket,
+    /// AF_XDP, the kernel copying each packet.
+    XdpCopy,
+    /// AF_XDP, the device writing to our memory.
+    XdpZeroCopy,
+}
+
+impl OuterWay {
+    /// Its name in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::XdpCopy => "xdp_copy",
+            Self::XdpZeroCopy => "xdp_zero_copy",
+        }
+    }
+}
+
+/// What became of AF_XDP on one interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OuterReport {
+    /// Its name; empty if there is none to use.
+    pub interface: String,
+    /// What is used.
+    pub way: OuterWay,
+    /// Queues that are served.
+    pub queues: u32,
+    /// Why it is not what was asked for, in words.
+    pub reason: Option<String>,
 }
 
 /// How the nodes of a cluster hand each other packets that came to the wrong one, as equal-cost routes let them.
@@ -99,6 +161,7 @@ impl Default for Config {
             socket_buffer: 8 << 20,
             until: None,
             forward: None,
+            outer: Outer::default(),
         }
     }
 }

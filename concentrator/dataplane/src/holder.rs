@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::config::OuterReport;
 use crate::config::{Config, Domain, DomainReport, MAX_SLOTS, MAX_WORKERS};
+use crate::fast::Place;
+use crate::fast::open::{self as fast, Opened};
 use crate::forward::{Envelope, Kind};
 use crate::forward_io::ForwardPort;
 use crate::handover::Mailbox;
@@ -20,6 +23,7 @@ use crate::routes::Owners;
 use crate::shard::DomainFacts;
 use crate::sys::netlink::{self, Netlink};
 use crate::sys::socket::{self, EspSocket};
+use crate::sys::xdp::Interface;
 use crate::sys::{bpf, interfaces, netns, tun};
 use crate::worker::{self, Control, DomainQueue, Running, WorkerHandle, WorkerPorts};
 
@@ -108,6 +112,11 @@ pub struct Holder {
     mailboxes: Arc<[Mailbox]>,
     owners: Arc<Owners>,
     state: Mutex<State>,
+    /// AF_XDP's part for each worker, where it is used.
+    fast: Vec<Place>,
+    outer: Vec<OuterReport>,
+    /// Keeps AF_XDP's programs attached.
+    _interfaces: Vec<Interface>,
     /// By slot: where its owner takes what came to the wrong node.
     slot_owners: Mutex<[Option<SocketAddr>; MAX_SLOTS as usize]>,
 }
@@ -138,10 +147,15 @@ impl Holder {
             return Err(OpenError::Config("the number of workers must be 1 to 8"));
         }
         let name = config.netns.clone();
-        let mut sockets = None;
+        let (mut sockets, mut opened) = (None, Opened::default());
         // What failed inside is wanted whole, not as an io::Error.
         netns::within(name.as_deref(), || {
-            sockets = Some(open_sockets(&config));
+            let all = open_sockets(&config);
+            if let Ok((ike, ..)) = &all {
+                let local: Vec<SocketAddr> = ike.iter().filter(|s| s.nat).map(|s| s.local).collect();
+                opened = fast::open(&config, &local);
+            }
+            sockets = Some(all);
             Ok(())
         })?;
         let (ike, ports, forwards) = sockets.unwrap_or(Err(OpenError::Config("no sockets")))?;
@@ -158,6 +172,9 @@ impl Holder {
             mailboxes: mailboxes.into(),
             owners: Arc::default(),
             state: Mutex::default(),
+            fast: opened.places,
+            outer: opened.reports,
+            _interfaces: opened.interfaces,
             slot_owners: Mutex::new([None; MAX_SLOTS as usize]),
         })
     }
@@ -165,6 +182,11 @@ impl Holder {
     /// How many workers there may be.
     pub fn workers(&self) -> u8 {
         self.workers
+    }
+
+    /// What became of [`Config::outer`], for each interface; empty with sockets alone.
+    pub fn outer(&self) -> &[OuterReport] {
+        &self.outer
     }
 
     /// The sockets for IKE: further descriptors of those the holder keeps. Whoever reads those of the port with NAT
@@ -343,6 +365,7 @@ impl Holder {
             until: self.until.clone(),
             mailboxes: Arc::clone(&self.mailboxes),
             owners: Arc::clone(&self.owners),
+            fast: self.fast.get(usize::from(index)).and_then(Place::lend),
         };
         let queues = state.domains.values().filter_map(|d| d.queue_of(index)).collect();
         let (running, handle) = worker::start(seat, queues, events)?;

@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use esp::tunnel::Outer;
 use rustc_hash::FxHashMap;
 
+use crate::fast::frame::Around;
+use crate::fast::{FastCounters, Lent, Sent};
 use crate::forward::{Envelope, Kind};
 use crate::forward_io::{Parcelled, Taken};
 use crate::handover::{Batch, Parcel};
@@ -29,6 +31,11 @@ const WAKER: u64 = u64::MAX;
 const DOMAIN: u64 = 1 << 32;
 /// Of the socket for forwarded packets, among those of the other sockets.
 const FORWARD: usize = u16::MAX as usize;
+/// Of the first port of AF_XDP, behind those of the sockets, and of the news of routes.
+const FAST: usize = 1 << 16;
+const ROUTES: u64 = (1 << 32) - 1;
+/// How often losses of AF_XDP are asked for.
+const LOSSES_EVERY: Duration = Duration::from_secs(1);
 
 /// Reads from one source before it is another's turn.
 const RECEIVES_A_GO: usize = 16;
@@ -105,16 +112,27 @@ pub(crate) struct KernelIo<'e> {
     /// What other nodes sent on and is not taken yet.
     parcelled: Parcelled,
     bad_forwards: u64,
+    /// When the sources were asked last.
+    now: Instant,
+    are_routes_changed: bool,
+    losses_at: Instant,
 }
 
 impl<'e> KernelIo<'e> {
-    pub(crate) fn new(seat: Seat, poller: Poller, events: &'e dyn Fn(WorkerEvent)) -> io::Result<Self> {
+    pub(crate) fn new(mut seat: Seat, poller: Poller, events: &'e dyn Fn(WorkerEvent)) -> io::Result<Self> {
         for (number, socket) in (0..).zip(&seat.ports.0) {
             poller.add(socket, number)?;
         }
         if let Some(forward) = &seat.forward {
             poller.add(&**forward, FORWARD as u64)?;
         }
+        if let Some(fast) = seat.fast.as_mut().and_then(Lent::path) {
+            for (number, port) in fast.ports() {
+                poller.add(port, (FAST + number) as u64)?;
+            }
+            poller.add(fast.changes(), ROUTES)?;
+        }
+        let now = Instant::now();
         if let Some(mailbox) = seat.mailboxes.get(usize::from(seat.index)) {
             mailbox.clear();
             poller.add_waker(&mailbox.waker, WAKER)?;
@@ -133,6 +151,9 @@ impl<'e> KernelIo<'e> {
             wrapped: Vec::new(),
             parcelled: Parcelled::new(),
             bad_forwards: 0,
+            now,
+            are_routes_changed: false,
+            losses_at: now,
         })
     }
 
@@ -160,16 +181,84 @@ impl<'e> KernelIo<'e> {
             ready_ports,
             ready_queues,
             is_woken,
+            are_routes_changed,
             ..
         } = self;
         poller.wait(timeout, |number| match number {
             WAKER => *is_woken = true,
+            ROUTES => *are_routes_changed = true,
             number if number >= DOMAIN => ready_queues.push((number - DOMAIN) as u32),
             number => ready_ports.push(number as usize),
         })?;
         ready_ports.begin();
         ready_queues.begin();
+        self.now = Instant::now();
+        if std::mem::take(&mut self.are_routes_changed)
+            && let Some(fast) = self.seat.fast.as_mut().and_then(Lent::path)
+        {
+            for interface in fast.follow_changes() {
+                self.event(WorkerEvent::OuterLost { interface });
+            }
+        }
         Ok(())
+    }
+
+    /// The worker's turn is over: sends what AF_XDP has in line and gives back what it has read. Tells what it did.
+    pub(crate) fn end_turn(&mut self) -> FastCounters {
+        self.flush_fast();
+        let Some(fast) = self.seat.fast.as_mut().and_then(Lent::path) else {
+            return FastCounters::default();
+        };
+        fast.settle();
+        if self.now >= self.losses_at {
+            self.losses_at = self.now + LOSSES_EVERY;
+            fast.count_losses();
+        }
+        fast.take_counters()
+    }
+
+    /// Sends what AF_XDP has in line, if packets may still be carried.
+    fn flush_fast(&mut self) {
+        let may_carry = self.seat.may_carry();
+        if let Some(fast) = self
+            .seat
+            .fast
+            .as_mut()
+            .and_then(Lent::path)
+            .filter(|fast| fast.has_line())
+        {
+            fast.flush(may_carry);
+        }
+    }
+
+    /// Sends by AF_XDP; `None` if the socket is to do it.
+    fn transmit_fast(
+        &mut self,
+        port: PortId,
+        data: &[u8],
+        segment: usize,
+        to: SocketAddr,
+        outer: Outer,
+    ) -> Option<Result<(), Refused>> {
+        let now = self.now;
+        let (from, encap) = self.describe(port)?;
+        let fast = self.seat.fast.as_mut().and_then(Lent::path)?;
+        let around = Around {
+            from,
+            to,
+            encap,
+            tos: outer.traffic_class,
+            dont_fragment: outer.dont_fragment,
+        };
+        match fast.send(&around, data, segment, now) {
+            Sent::Yes => Some(Ok(())),
+            Sent::Full => Some(Err(Refused::Full)),
+            Sent::No => {
+                // What is in line was sent before.
+                self.flush_fast();
+                None
+            }
+        }
     }
 
     /// Commands and packets of other workers, up to a bound.
@@ -266,6 +355,14 @@ impl<'e> KernelIo<'e> {
         }
     }
 
+    /// The socket of an address of ours, whatever its port.
+    fn port_at(&self, local: IpAddr, encap: Encap) -> Option<PortId> {
+        let mut ports = self.seat.ports.0.iter();
+        let is_it =
+            |socket: &EspSocket| socket.local().ip() == local && socket.is_raw() == (encap == Encap::Raw);
+        ports.position(is_it).map(|at| PortId(at as u16))
+    }
+
     /// Stops reading a device that is gone: somebody else deleted it. Its queue would be ready for ever.
     fn lose(&mut self, id: u32, error: &io::Error) {
         if error.raw_os_error() == Some(libc::EINTR) {
@@ -301,6 +398,24 @@ impl PacketIo for KernelIo<'_> {
                     None => continue,
                     arrival => return arrival,
                 }
+            }
+            if let Some(number) = number.checked_sub(FAST) {
+                let fast = self.seat.fast.as_mut().and_then(Lent::path);
+                let Some(received) = fast.and_then(|fast| fast.receive(number, buffer)) else {
+                    self.ready_ports.exhausted();
+                    continue;
+                };
+                let Some(port) = self.port_at(received.to, received.encap) else {
+                    continue;
+                };
+                return Some(Arrival {
+                    len: received.len,
+                    segment: received.len,
+                    from: received.from,
+                    port,
+                    tos: received.tos,
+                    forwarded: false,
+                });
             }
             let socket = self.seat.ports.0.get(number)?;
             // An error here is one of an earlier send (ICMP): the socket stays usable.
@@ -338,15 +453,20 @@ impl PacketIo for KernelIo<'_> {
         to: SocketAddr,
         outer: Outer,
     ) -> Result<(), Refused> {
+        if !self.seat.may_carry() {
+            return Err(Refused::NotOwner);
+        }
+        if self.seat.fast.is_some()
+            && let Some(result) = self.transmit_fast(port, data, segment, to, outer)
+        {
+            return result;
+        }
         let socket = self
             .seat
             .ports
             .0
             .get(usize::from(port.0))
             .ok_or(Refused::Failed)?;
-        if !self.seat.may_carry() {
-            return Err(Refused::NotOwner);
-        }
         socket.send_burst(data, segment, to, outer.traffic_class, outer.dont_fragment)
     }
 

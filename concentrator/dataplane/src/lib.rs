@@ -11,7 +11,7 @@
 //! ```
 //! One worker owns a peer's SAs in both directions. The kernel brings packets to the right one: inbound by the top bits
 //! of the SPI ([`worker_of_spi`]), outbound by the inner destination ([`worker_for`]); what arrives elsewhere is handed
-//! over in batches.
+//! over in batches. With [`OuterMode::Xdp`] ESP comes and goes by AF_XDP beside the sockets.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,6 +26,7 @@
 mod address;
 mod coalesce;
 mod config;
+mod fast;
 mod forward;
 mod forward_io;
 mod handover;
@@ -44,8 +45,8 @@ mod worker;
 
 pub use address::{Address, AddressError, addresses};
 pub use config::{
-    Config, Domain, DomainReport, Forward, MAX_SLOTS, MAX_WORKERS, MssClamp, Offloads, SLOT_BITS,
-    WORKER_BITS, serving_worker, slot_of_spi, worker_for, worker_of_spi,
+    Config, Domain, DomainReport, Forward, MAX_SLOTS, MAX_WORKERS, MssClamp, Offloads, Outer, OuterMode,
+    OuterReport, OuterWay, SLOT_BITS, WORKER_BITS, serving_worker, slot_of_spi, worker_for, worker_of_spi,
 };
 pub use handover::{Batch, Origin, Parcel};
 pub use holder::{DomainError, Holder, IkeSocket, OpenError, StartError};

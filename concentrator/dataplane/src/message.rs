@@ -219,6 +219,11 @@ pub enum WorkerEvent {
         /// The system's reason.
         reason: String,
     },
+    /// An interface that was used by AF_XDP is gone; its packets, should it come back, go by the sockets.
+    OuterLost {
+        /// Its name.
+        interface: String,
+    },
     /// An IKE message that the kernel joined to a burst of ESP packets of the same flow.
     StrayIke {
         /// Our address and port.
@@ -292,4 +297,12 @@ pub struct WorkerCounters {
     pub forwarded_in: u64,
     /// Packets that the kernel refused to take, on either side.
     pub refused: u64,
+    /// ESP packets received by AF_XDP; among `outer_in`.
+    pub fast_in: u64,
+    /// ESP packets sent by AF_XDP; among `outer_out`.
+    pub fast_out: u64,
+    /// ESP packets that the sockets sent though AF_XDP is used: no neighbour known, too long, or many at once.
+    pub fast_left: u64,
+    /// Packets that the kernel dropped because AF_XDP's ring was full.
+    pub fast_lost: u64,
 }

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::fast::Lent;
 use crate::forward_io::ForwardPort;
 use crate::handover::Mailbox;
 use crate::kernel_io::KernelIo;
@@ -65,6 +66,8 @@ pub(crate) struct Seat {
     pub(crate) until: Option<Arc<AtomicU64>>,
     pub(crate) mailboxes: Arc<[Mailbox]>,
     pub(crate) owners: Arc<Owners>,
+    /// AF_XDP, where it is used.
+    pub(crate) fast: Option<Lent>,
 }
 
 impl Seat {
@@ -264,6 +267,7 @@ fn run(
         let packets = shard.turn(&mut io, now);
         shard.count_lost(io.post_parcels());
         shard.count_bad_forwards(io.take_bad_forwards());
+        shard.count_fast(io.end_turn());
         since_sleep += packets;
         timeout = Duration::ZERO;
         if packets > 0 || is_woken {

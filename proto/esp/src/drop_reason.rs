@@ -79,6 +79,8 @@ drop_reasons! {
     PathMtu = "path_mtu",
     /// A datagram of 0 or 1 octets that is no keep-alive, or another runt.
     Runt = "runt",
+    /// A wrong checksum or length in the outer headers, where no socket looks at them.
+    OuterMalformed = "outer_malformed",
     /// A queue between workers was full.
     QueueFull = "queue_full",
     /// The socket took no more.

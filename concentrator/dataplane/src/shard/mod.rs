@@ -188,6 +188,20 @@ impl Shard {
         self.counters.drops.add(esp::DropReason::BadForward, packets);
     }
 
+    /// What AF_XDP has done since the last time.
+    pub(crate) fn count_fast(&mut self, fast: crate::fast::FastCounters) {
+        let counters = &mut self.counters;
+        counters.fast_in += fast.received;
+        counters.fast_out += fast.sent;
+        counters.fast_left += fast.left;
+        counters.fast_lost += fast.lost;
+        counters.outer_out = counters.outer_out.saturating_sub(fast.withdrawn);
+        counters
+            .drops
+            .add(esp::DropReason::OuterMalformed, fast.malformed);
+        counters.drops.add(esp::DropReason::NotOwner, fast.withdrawn);
+    }
+
     /// Packets from other workers.
     pub fn accept(&mut self, batch: &Batch, io: &mut impl PacketIo, now: Instant) {
         for parcel in batch.parcels() {

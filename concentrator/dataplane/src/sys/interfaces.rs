@@ -1,10 +1,31 @@
 //! The addresses that the interfaces have.
 
+use std::ffi::CStr;
 use std::io;
 use std::net::IpAddr;
 
 /// The addresses of all interfaces in the calling thread's network namespace, but those of one link only.
 pub(crate) fn interface_addresses() -> io::Result<Vec<IpAddr>> {
+    Ok(named_addresses()?
+        .into_iter()
+        .map(|(_, address)| address)
+        .collect())
+}
+
+/// The interfaces that have an address which is wanted.
+pub(crate) fn interfaces_of(is_wanted: impl Fn(IpAddr) -> bool) -> io::Result<Vec<String>> {
+    let all = named_addresses()?;
+    let mut names: Vec<String> = all
+        .into_iter()
+        .filter(|(_, address)| is_wanted(*address) && !address.is_loopback())
+        .map(|(name, _)| name)
+        .collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+fn named_addresses() -> io::Result<Vec<(String, IpAddr)>> {
     let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
     // SAFETY: getifaddrs stores a list at the pointer it is given, which lives across the call.
     super::check(unsafe { libc::getifaddrs(&raw mut list) })?;
@@ -13,12 +34,15 @@ pub(crate) fn interface_addresses() -> io::Result<Vec<IpAddr>> {
     while !next.is_null() {
         // SAFETY: `next` is a node of the list, which lives until freeifaddrs below.
         let node = unsafe { next.read() };
-        addresses.extend(socket_address(node.ifa_addr));
+        // SAFETY: every node has a name, a C string that lives as long as the list.
+        let name = unsafe { CStr::from_ptr(node.ifa_name) };
+        let address = socket_address(node.ifa_addr);
+        addresses.extend(address.map(|address| (name.to_string_lossy().into_owned(), address)));
         next = node.ifa_next;
     }
     // SAFETY: `list` came from getifaddrs and is not used after this.
     unsafe { libc::freeifaddrs(list) };
-    addresses.retain(|a| match a {
+    addresses.retain(|(_, a)| match a {
         IpAddr::V4(_) => true,
         IpAddr::V6(v6) => !v6.is_unicast_link_local(),
     });

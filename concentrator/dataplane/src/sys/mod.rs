@@ -12,12 +12,14 @@ pub(crate) mod ebpf;
 pub(crate) mod event;
 pub(crate) mod interfaces;
 pub(crate) mod links;
+pub(crate) mod neighbours;
 pub(crate) mod netlink;
 pub(crate) mod netns;
 pub(crate) mod process;
 pub(crate) mod socket;
 pub(crate) mod tun;
 pub(crate) mod wide;
+pub(crate) mod xdp;
 
 use std::io;
 

@@ -51,10 +51,10 @@ pub(crate) struct Netlink {
 }
 
 /// One message under construction. Attributes are aligned to 4 octets.
-struct Message(Vec<u8>);
+pub(super) struct Message(Vec<u8>);
 
 impl Message {
-    fn new(kind: u16, flags: u16) -> Self {
+    pub(super) fn new(kind: u16, flags: u16) -> Self {
         let mut octets = vec![0; 4];
         octets.extend_from_slice(&kind.to_ne_bytes());
         octets.extend_from_slice(&(flags | NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
@@ -62,12 +62,12 @@ impl Message {
         Self(octets)
     }
 
-    fn raw(mut self, octets: &[u8]) -> Self {
+    pub(super) fn raw(mut self, octets: &[u8]) -> Self {
         self.0.extend_from_slice(octets);
         self
     }
 
-    fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(super) fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
         self.0
             .extend_from_slice(&((value.len() + 4) as u16).to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());
@@ -91,14 +91,14 @@ impl Message {
     }
 }
 
-fn octets(addr: IpAddr) -> Vec<u8> {
+pub(super) fn octets(addr: IpAddr) -> Vec<u8> {
     match addr {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
 }
 
-fn family(addr: IpAddr) -> u8 {
+pub(super) fn family(addr: IpAddr) -> u8 {
     if addr.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
@@ -345,7 +345,12 @@ impl Netlink {
     }
 
     /// Sends one question and hands every message of the answer to `each`: its kind and its body.
-    fn query(&self, what: &str, message: Message, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    pub(super) fn query(
+        &self,
+        what: &str,
+        message: Message,
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
         /// Reads of one answer; each holds dozens of addresses.
         const MAX_READS: usize = 100_000;
         let context = |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
@@ -430,7 +435,7 @@ pub(crate) fn messages(octets: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])>
 }
 
 /// The attributes of a message: kind and value.
-fn attributes(octets: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(octets: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     const HEADER: usize = 4;
     const KIND: u16 = 0x3fff;
     let mut rest = octets;
@@ -446,6 +451,9 @@ fn attributes(octets: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 /// What is used of a message about a link.
 pub(crate) struct Link {
     pub(crate) name: String,
+    pub(crate) index: u32,
+    /// Octets of its largest IP packet.
+    pub(crate) mtu: u32,
     /// It is up and has a carrier.
     pub(crate) carrier: bool,
     /// Its Ethernet address, if it has one.
@@ -456,7 +464,7 @@ pub(crate) struct Link {
 pub(crate) fn read_link(body: &[u8]) -> Option<Link> {
     const UP_AND_CARRIER: u32 = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
     let (head, rest) = body.split_first_chunk::<16>()?;
-    let [_, _, t0, t1, _, _, _, _, f0, f1, f2, f3, ..] = *head;
+    let [_, _, t0, t1, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *head;
     let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
     let (_, name) = attributes(rest).find(|(kind, _)| *kind == IFLA_IFNAME)?;
     let name = name.split(|b| *b == 0).next().unwrap_or_default();
@@ -466,7 +474,11 @@ pub(crate) fn read_link(body: &[u8]) -> Option<Link> {
     );
     let mac = attributes(rest).find(|(kind, _)| *kind == IFLA_ADDRESS);
     let mac = mac.and_then(|(_, mac)| Mac::try_from(mac).ok());
+    let mtu = attributes(rest).find(|(kind, _)| *kind == IFLA_MTU);
+    let mtu = mtu.and_then(|(_, mtu)| mtu.try_into().ok());
     Some(Link {
+        index: u32::from_ne_bytes([i0, i1, i2, i3]),
+        mtu: mtu.map_or(0, u32::from_ne_bytes),
         mac: mac.filter(|_| is_ethernet),
         name: String::from_utf8_lossy(name).into_owned(),
         carrier: flags & UP_AND_CARRIER == UP_AND_CARRIER,

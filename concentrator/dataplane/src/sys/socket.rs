@@ -275,14 +275,19 @@ fn receive_tos(socket: &Socket, local: SocketAddr) -> io::Result<()> {
 
 /// Asks for buffers beyond net.core.rmem_max where we may, within it where we may not.
 pub(crate) fn set_buffers(socket: &Socket, octets: usize) {
+    set_buffer(socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, octets);
+    set_send_buffer(socket, octets);
+}
+
+/// The same for the way out alone.
+pub(crate) fn set_send_buffer(socket: &impl AsFd, octets: usize) {
+    set_buffer(socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, octets);
+}
+
+fn set_buffer(socket: &impl AsFd, force: i32, plain: i32, octets: usize) {
     let wanted = i32::try_from(octets).unwrap_or(i32::MAX / 2);
-    for (force, plain) in [
-        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-    ] {
-        if set_int(socket, libc::SOL_SOCKET, force, wanted).is_err() {
-            let _ = set_int(socket, libc::SOL_SOCKET, plain, wanted);
-        }
+    if set_int(socket, libc::SOL_SOCKET, force, wanted).is_err() {
+        let _ = set_int(socket, libc::SOL_SOCKET, plain, wanted);
     }
 }
 
