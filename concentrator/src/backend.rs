@@ -296,6 +296,16 @@ impl SessionBackend for Backend {
         counters.insert("dispatch_spis".to_owned(), spis as u64);
         counters.insert("dispatch_openings".to_owned(), openings as u64);
         let mut warnings = node.domains.troubles();
+        for report in node.holder.outer() {
+            let name = format!("outer_{}_{}_queues", report.interface, report.way.name());
+            counters.insert(name, report.queues.into());
+            if let Some(reason) = &report.reason {
+                let interface = &report.interface;
+                warnings.push(format!(
+                    "ESP of {interface:?} goes by sockets instead of AF_XDP: {reason}"
+                ));
+            }
+        }
         if node.key_log.is_some() {
             warnings.push("debug.key_log is on: the keys of every session are written to disk".to_owned());
         }

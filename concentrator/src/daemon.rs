@@ -209,6 +209,7 @@ async fn assemble(
         .map(|found| IkeSocket::new(found.socket, found.local, found.nat))
         .collect();
     let metrics = telemetry.metrics(config.limits.tenant_labels);
+    tell_outer(&holder, &metrics);
     let arbiters = Arbiters::start(config.threads.control, &metrics);
     let key_log = match &config.debug.key_log {
         Some(directory) => Some(KeyLogWriter::open(directory).context("debug.key_log")?),
@@ -413,7 +414,20 @@ fn plane(config: &Config, cluster: Option<&Prepared>) -> dataplane::Config {
             Vec::new()
         },
         raw_esp: config.listen.raw_esp,
+        outer: (&config.dataplane).into(),
         ..dataplane::Config::default()
+    }
+}
+
+/// Says by what ESP comes and goes on each interface for which anything but sockets was asked for.
+fn tell_outer(holder: &Holder, metrics: &crate::telemetry::Metrics) {
+    for report in holder.outer() {
+        let (interface, way) = (&report.interface, report.way.name());
+        metrics.outer_queues(interface, way, report.queues.into());
+        match &report.reason {
+            None => tracing::info!(interface, way, queues = report.queues, "ESP by AF_XDP"),
+            Some(reason) => tracing::warn!(interface, way, reason, "ESP by sockets instead of AF_XDP"),
+        }
     }
 }
 

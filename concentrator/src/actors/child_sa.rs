@@ -320,6 +320,7 @@ impl Handler<ChildNews> for ChildSaActor {
             | WorkerEvent::StrayIke { .. }
             | WorkerEvent::ForwardedIke { .. }
             | WorkerEvent::DeviceLost { .. }
+            | WorkerEvent::OuterLost { .. }
             | WorkerEvent::Idle { .. }
             | WorkerEvent::Acquire { .. }
             | WorkerEvent::Died { .. }

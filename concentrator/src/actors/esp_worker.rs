@@ -197,6 +197,17 @@ impl Handler<News> for EspWorker {
                     self.node.metrics.refusal("listener");
                 }
             }
+            WorkerEvent::OuterLost { interface } => {
+                tracing::warn!(
+                    interface,
+                    "the interface of AF_XDP is gone: should it come back, its ESP goes by sockets until the next start"
+                );
+                for report in self.node.holder.outer() {
+                    if report.interface == *interface {
+                        self.node.metrics.outer_queues(interface, report.way.name(), 0);
+                    }
+                }
+            }
             WorkerEvent::DeviceLost { domain, .. } => self.node.domains.lost(*domain),
             // Nobody is called for traffic without an SA: clients open their tunnels themselves.
             WorkerEvent::Acquire { .. } => {}
@@ -212,6 +223,17 @@ impl Handler<Counters> for EspWorker {
             let growth = count.saturating_sub(self.last.drops.get(reason));
             if growth > 0 {
                 self.node.metrics.esp_drop(reason.name(), growth);
+            }
+        }
+        for (what, now, before) in [
+            ("in", counters.fast_in, self.last.fast_in),
+            ("out", counters.fast_out, self.last.fast_out),
+            ("left", counters.fast_left, self.last.fast_left),
+            ("lost", counters.fast_lost, self.last.fast_lost),
+        ] {
+            let growth = now.saturating_sub(before);
+            if growth > 0 {
+                self.node.metrics.outer_packets(what, growth);
             }
         }
         if let Some(slot) = self.node.worker(self.index) {

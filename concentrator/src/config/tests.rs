@@ -21,6 +21,7 @@ fn unknown_fields_are_refused_at_every_level() {
     for text in [
         "colour = 1",
         "[listen]\naddress = []",
+        "[dataplane]\nxdp = true",
         "[threads]\nworker = 1",
         "[limits]\nhalfopen = 1",
         "[seal]\nkey = \"x\"",
@@ -52,6 +53,24 @@ fn every_value_outside_its_limit_is_named() {
     ] {
         assert!(error.contains(name), "{name} missing in {error}");
     }
+}
+
+#[test]
+fn af_xdp_is_off_unless_it_is_asked_for() {
+    assert_eq!(parse("").unwrap().dataplane.outer, OuterMode::Socket);
+    let config = parse("[dataplane]\nouter = \"xdp\"\ninterfaces = [\"eth0\"]").unwrap();
+    let outer = dataplane::Outer::from(&config.dataplane);
+    assert_eq!(outer.mode, dataplane::OuterMode::Xdp);
+    assert_eq!(outer.interfaces, ["eth0"]);
+    let auto = parse("[dataplane]\nouter = \"auto\"").unwrap();
+    assert_eq!(
+        dataplane::Outer::from(&auto.dataplane).mode,
+        dataplane::OuterMode::Auto
+    );
+    assert!(parse("[dataplane]\nouter = \"dpdk\"").is_err());
+    let many = format!("[dataplane]\ninterfaces = {:?}", vec!["eth0"; INTERFACES_MAX + 1]);
+    let error = parse(&many).expect_err("too many").to_string();
+    assert!(error.contains("dataplane.interfaces"), "{error}");
 }
 
 #[test]

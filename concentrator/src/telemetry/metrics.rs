@@ -55,6 +55,8 @@ pub struct Metrics {
     refusals: Counter<u64>,
     restarts: Counter<u64>,
     half_open: Gauge<u64>,
+    outer_queues: Gauge<u64>,
+    outer_packets: Counter<u64>,
     setup_time: Histogram<f64>,
     commit_time: Histogram<f64>,
     commit_records: Histogram<u64>,
@@ -119,6 +121,16 @@ impl Metrics {
             restarts: meter
                 .u64_counter("vpn.actor_restarts")
                 .with_description("Actors made again after a panic, by kind")
+                .build(),
+            outer_queues: meter
+                .u64_gauge("vpn.outer.queues")
+                .with_description("Queues of an interface served by AF_XDP, by the way that ESP goes; 0: sockets do it")
+                .build(),
+            outer_packets: meter
+                .u64_counter("vpn.outer.xdp_packets")
+                .with_description(
+                    "ESP packets of AF_XDP: in, out, left to the sockets, lost because its ring was full",
+                )
                 .build(),
             half_open: meter
                 .u64_gauge("vpn.ike.half_open")
@@ -216,6 +228,20 @@ impl Metrics {
     /// ESP packets that a worker dropped since its last report.
     pub fn esp_drop(&self, reason: &'static str, count: u64) {
         self.esp_drops.add(count, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// How many queues of an interface AF_XDP serves, and how.
+    pub fn outer_queues(&self, interface: &str, way: &'static str, queues: u64) {
+        let labels = [
+            KeyValue::new("interface", interface.to_owned()),
+            KeyValue::new("way", way),
+        ];
+        self.outer_queues.record(queues, &labels);
+    }
+
+    /// ESP packets of AF_XDP since the last report.
+    pub fn outer_packets(&self, what: &'static str, count: u64) {
+        self.outer_packets.add(count, &[KeyValue::new("what", what)]);
     }
 
     /// An IKE datagram that the gate dropped.

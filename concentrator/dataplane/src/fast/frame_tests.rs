@@ -108,7 +108,10 @@ fn checksums_may_be_right_absent_or_left_to_a_device_but_not_wrong() {
 
 #[test]
 fn without_leave_to_send_more_packets_over_ipv6_have_1280_octets() {
-    let outer = |v6, dont_fragment| Around { dont_fragment, ..outer(v6, Encap::Udp, 0) };
+    let outer = |v6, dont_fragment| Around {
+        dont_fragment,
+        ..outer(v6, Encap::Udp, 0)
+    };
     assert_eq!(outer(true, false).in_one_piece(1500), 1280);
     for (v6, dont_fragment) in [(true, true), (false, true), (false, false)] {
         assert_eq!(outer(v6, dont_fragment).in_one_piece(1500), 1500);

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use frame::{HEAD, Around};
+use frame::{Around, HEAD};
 use hops::Hops;
 
 use crate::message::Encap;

@@ -209,6 +209,14 @@ impl Path {
         }
     }
 
+    /// The same, to be changed.
+    pub(super) fn ours_mut(&mut self) -> Result<&mut Gateway> {
+        match &mut self.base {
+            Base::Ours(gateway) => Ok(gateway),
+            Base::Other { .. } => anyhow::bail!("the gateway is another one"),
+        }
+    }
+
     /// The process that is the gateway.
     pub(super) fn gateway_process(&mut self) -> Result<u32> {
         match &self.base {

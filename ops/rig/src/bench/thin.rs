@@ -19,6 +19,39 @@ const TOPOLOGY: &str = "simulated users in one namespace, joined by veth to the 
     pace, the server answers, so that hardly two packets of a user are ever under way together. Packets are counted on the \
     gateway's TUN device in both directions, the time of the processor is that of the gateway's process";
 
+/// Who is measured, in this order.
+const RIVALS: [Rival; 3] = [
+    Rival {
+        kind: Kind::Ours,
+        xdp: false,
+    },
+    Rival {
+        kind: Kind::Ours,
+        xdp: true,
+    },
+    Rival {
+        kind: Kind::StrongSwan,
+        xdp: false,
+    },
+];
+
+#[derive(Clone, Copy)]
+struct Rival {
+    kind: Kind,
+    /// ESP by AF_XDP, copied by the kernel: veth pairs have nothing better.
+    xdp: bool,
+}
+
+impl Rival {
+    fn name(self) -> &'static str {
+        if self.xdp {
+            "this concentrator, AF_XDP"
+        } else {
+            self.kind.name()
+        }
+    }
+}
+
 struct Sample {
     packets: f64,
     cpu: f64,
@@ -28,19 +61,19 @@ struct Sample {
 pub(super) fn run(effort: &Effort, number: u32, pps: f64) -> Result<Section> {
     let title = format!("{number} users, {pps} packets a second each");
     let mut section = Section::new("thin", &title, TOPOLOGY, effort);
-    let mut rates: [Vec<f64>; 2] = Default::default();
+    let mut rates: [Vec<f64>; 3] = Default::default();
     let mut table = Table::new("each run", &["", "packets/s", "CPU", "packets per CPU-second"]);
     for round in 1..=effort.runs {
         section.begin_round();
-        for (samples, kind) in rates.iter_mut().zip([Kind::Ours, Kind::StrongSwan]) {
-            let sample = measure(kind, number, pps, effort.seconds)?;
+        for (samples, rival) in rates.iter_mut().zip(RIVALS) {
+            let sample = measure(rival, number, pps, effort.seconds)?;
             let each = sample.packets / sample.cpu;
             eprintln!(
                 "run {round}: {:<28} {each:>9.0} packets per CPU-second",
-                kind.name()
+                rival.name()
             );
             table.row([
-                kind.name().to_owned(),
+                rival.name().to_owned(),
                 format!("{:.0}", sample.packets / sample.seconds),
                 format!("{:.1} %", sample.cpu / sample.seconds * 100.0),
                 format!("{each:.0}"),
@@ -48,20 +81,30 @@ pub(super) fn run(effort: &Effort, number: u32, pps: f64) -> Result<Section> {
             samples.push(each);
         }
     }
-    let [ours, theirs] = rates.each_ref().map(|samples| median(samples));
+    let [ours, fast, theirs] = rates.each_ref().map(|samples| median(samples));
     section.ratio(
         "packets per CPU-second, this concentrator over strongSwan kernel-libipsec (UDP sockets)",
         ours / theirs,
         Some(4.0),
     );
+    section.ratio(
+        "packets per CPU-second, this concentrator over strongSwan kernel-libipsec (AF_XDP)",
+        fast / theirs,
+        None,
+    );
+    section.ratio(
+        "packets per CPU-second, AF_XDP over UDP sockets of this concentrator",
+        fast / ours,
+        None,
+    );
     section.tables.push(table);
-    let bars = [Kind::Ours, Kind::StrongSwan].into_iter().zip(rates);
+    let bars = RIVALS.into_iter().zip(rates);
     section.plots.push(Plot::Bars {
         title: format!("{number} thin users, packets per second of the gateway's processor time"),
         bars: bars
             .enumerate()
-            .map(|(group, (kind, samples))| Bar {
-                name: kind.name().to_owned(),
+            .map(|(group, (rival, samples))| Bar {
+                name: rival.name().to_owned(),
                 group,
                 samples,
             })
@@ -71,8 +114,12 @@ pub(super) fn run(effort: &Effort, number: u32, pps: f64) -> Result<Section> {
     Ok(section)
 }
 
-fn measure(kind: Kind, number: u32, pps: f64, seconds: u32) -> Result<Sample> {
+fn measure(rival: Rival, number: u32, pps: f64, seconds: u32) -> Result<Sample> {
+    let kind = rival.kind;
     let mut path = Path::up(kind, Wire::Whole, 0)?;
+    if rival.xdp {
+        use_xdp(&mut path)?;
+    }
     let mut command = users(number, 200)?;
     if kind == Kind::StrongSwan {
         for (option, value) in [("--remote-id", SWAN_ID), ("--psk", SWAN_SECRET)] {
@@ -126,4 +173,22 @@ fn measure(kind: Kind, number: u32, pps: f64, seconds: u32) -> Result<Sample> {
         cpu: (end - cpu).as_secs_f64(),
         seconds: time.as_secs_f64(),
     })
+}
+
+/// Starts the gateway again, with AF_XDP on the cable that was not there the first time.
+fn use_xdp(path: &mut Path) -> Result<()> {
+    let daemon = &mut path.ours_mut()?.daemon;
+    let file = daemon.folder().join("concentrator.toml");
+    let text = std::fs::read_to_string(&file)?;
+    daemon.stop()?;
+    let more = "[dataplane]\nouter = \"xdp\"\ninterfaces = [\"cable0\"]\n";
+    std::fs::write(&file, text + more)?;
+    daemon.launch()?;
+    let status = daemon.query(&["status"])?;
+    anyhow::ensure!(
+        status["counters"]["outer_cable0_xdp_copy_queues"] == 1,
+        "no AF_XDP: {}",
+        status["warnings"]
+    );
+    Ok(())
 }
