@@ -185,8 +185,9 @@ fn use_xdp(path: &mut Path) -> Result<()> {
     std::fs::write(&file, text + more)?;
     daemon.launch()?;
     let status = daemon.query(&["status"])?;
+    let queues = status["counters"]["outer_cable0_xdp_copy_queues"].to_string();
     anyhow::ensure!(
-        status["counters"]["outer_cable0_xdp_copy_queues"] == 1,
+        queues.trim_matches('"') == "1",
         "no AF_XDP: {}",
         status["warnings"]
     );

@@ -12,7 +12,7 @@ use rustix::net::xdp::{
     XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpOptionsFlags, XdpRingOffset, XdpUmemReg,
     XdpUmemRegFlags,
 };
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::memory::{FRAME, Frame, Mapping, Umem};
 use super::program::{self, Facts, Maps};
@@ -102,6 +102,9 @@ pub(crate) fn open(plan: &Plan<'_>) -> io::Result<(Interface, Vec<Vec<Port>>)> {
     };
     let program = program::load(&facts, &maps)?;
     let attached = ebpf::attach_xdp(&program, plan.index);
+    for port in by_worker.iter().flatten() {
+        port.wake();
+    }
     let link = attached.map_err(|e| io::Error::new(e.kind(), format!("attaching the program: {e}")))?;
     let interface = Interface {
         zero_copy,
@@ -119,8 +122,8 @@ struct Pool {
 }
 
 impl Pool {
-    /// Lends frames to the kernel for packets in.
-    fn lend(&mut self, frames: &mut Vec<Frame>) {
+    /// Lends frames to the kernel for packets in; true if it has to be told by a call.
+    fn lend(&mut self, frames: &mut Vec<Frame>) -> bool {
         // There is room for all that exist.
         while let Some(frame) = frames.pop() {
             if !self.fill.put(frame.address()) {
@@ -129,6 +132,7 @@ impl Pool {
             }
         }
         self.fill.publish();
+        self.fill.wants_wakeup()
     }
 
     /// Frames for packets out.
@@ -193,8 +197,17 @@ impl Port {
     pub(crate) fn settle(&mut self) {
         if !self.spent.is_empty() {
             self.rx.release();
-            lock(&self.pool).lend(&mut self.spent);
+            let wants_wakeup = lock(&self.pool).lend(&mut self.spent);
+            if wants_wakeup {
+                self.wake();
+            }
         }
+    }
+
+    /// Has the driver look for frames, where it waits for a call (without copying).
+    fn wake(&self) {
+        // Whatever it answers: the next frames are told in the same way.
+        let _ = rustix::net::recv(&self.socket, &mut [0u8; 0][..], RecvFlags::DONTWAIT);
     }
 
     /// Puts a packet of two parts in line; false if there is no room. It leaves with [`Port::kick`].
