@@ -16,7 +16,7 @@ use crate::net::Folder;
 use crate::process::{Process, wait_for};
 
 /// Waves of logins that a daemon is given.
-const WAVES: usize = 3;
+const WAVES: u32 = 3;
 
 /// Transactions and keys written.
 #[derive(Debug, Clone, Copy, Default)]
@@ -284,9 +284,9 @@ pub fn login_rates(users: u32) -> Result<(Rate, Rate)> {
         let mut daemon = Daemon::prepare(host, own, &text)?;
         daemon.launch()?;
         daemon.apply("tenants.yaml", &Authority::new()?.resources()?)?;
-        median(waves(users, || {
+        median(waves(users, |first| {
             let before = daemon.processor_time()?;
-            let per_second = rate(&world, &folder, users)?;
+            let per_second = rate(&world, &folder, users, first)?;
             Ok(Rate {
                 per_second,
                 node_micros: micros(daemon.processor_time()?, before, users),
@@ -296,10 +296,10 @@ pub fn login_rates(users: u32) -> Result<(Rate, Rate)> {
     };
     let scene = Scene::start(&Plan { members: 3, ..plan }, &Options::default())?;
     let daemon = scene.nodes.first().context("a node")?;
-    let etcd = median(waves(users, || {
+    let etcd = median(waves(users, |first| {
         let writes = Writes::of(&scene)?;
         let before = (daemon.processor_time()?, scene.etcd.processor_time()?);
-        let per_second = rate(&scene.world, &scene.folder, users)?;
+        let per_second = rate(&scene.world, &scene.folder, users, first)?;
         Ok(Rate {
             per_second,
             node_micros: micros(daemon.processor_time()?, before.0, users),
@@ -310,12 +310,12 @@ pub fn login_rates(users: u32) -> Result<(Rate, Rate)> {
     Ok((embedded, etcd))
 }
 
-/// The same users several times, who leave in between. The first wave is slower: the memory of a program that has just
-/// been started is touched for the first time.
-fn waves(users: u32, mut wave: impl FnMut() -> Result<Rate>) -> Result<Vec<Rate>> {
+/// Several waves of users, each of whom comes for the first time and leaves at once. The first wave is slower: the memory of
+/// programs that have just been started is touched for the first time.
+fn waves(users: u32, mut wave: impl FnMut(u32) -> Result<Rate>) -> Result<Vec<Rate>> {
     (0..WAVES)
         .map(|number| {
-            let rate = wave()?;
+            let rate = wave(number * users)?;
             eprintln!("{users} users, wave {}: {rate}", number + 1);
             // Until the last ones are gone.
             std::thread::sleep(Duration::from_secs(2));
@@ -334,11 +334,11 @@ fn micros(now: Duration, before: Duration, users: u32) -> f64 {
 }
 
 /// Logins a second, all users at once.
-fn rate(world: &World, folder: &Folder, users: u32) -> Result<f64> {
+fn rate(world: &World, folder: &Folder, users: u32, first: u32) -> Result<f64> {
     let program = program("loadtest")?.display().to_string();
     let report = folder.join("rate.json");
     let script = format!(
-        "exec {program} connect --gateway {} --users {users} --rate 0 --domain load.example --remote-id acme.vpn.example --psk '{}' \
+        "exec {program} connect --gateway {} --users {users} --first {first} --rate 0 --domain load.example --remote-id acme.vpn.example --psk '{}' \
          --local {} --remote-ts 10.97.0.0/24 --output json >{}",
         service_address(0),
         secret("acme"),
