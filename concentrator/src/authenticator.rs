@@ -226,7 +226,7 @@ pub async fn release(node: Arc<Node>, slot: u8, (tenant, leases): (String, Vec<L
     for lease in leases {
         if let Some(pool) = node.registry.pool(&tenant, &lease.pool)
             && let Err(error) = pool
-                .release_in(&lease.owner, lease.address, slot.share(), &fence)
+                .give_back_in(&lease.owner, lease.address, slot.share(), &fence)
                 .await
         {
             tracing::warn!(%error, pool = lease.pool, "an address could not be given back");

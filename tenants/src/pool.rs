@@ -10,9 +10,12 @@
 //! is compared when it is written. Idle records are remembered, at most [`MAX_IDLE`] in a pool.
 //!
 //! In a cluster several nodes have the same pools. Each hands out addresses of its slots' [`Share`]s only, and each
-//! write compares the slot's generation and owner as well, so that a node that has lost a slot leases nothing more.
+//! write compares the slot's generation and owner as well, so that a node that has lost a slot leases nothing more. What is
+//! given back there is written down a while later ([`Pool::give_back_in`]): who comes back before costs no write, and the
+//! record of the session, which is fenced like a lease, is what counts.
 
 mod book;
+mod returned;
 mod share;
 pub(crate) mod shared;
 
@@ -25,7 +28,7 @@ use store::{Expect, Revision, Store, StoreError, Txn};
 
 use crate::model::AddressPool;
 use crate::range::AddressRange;
-use book::{Book, Chosen};
+use book::{Book, Chosen, Released};
 
 pub use book::MAX_IDLE;
 pub use share::{MAX_SHARES, Share};
@@ -110,6 +113,7 @@ pub struct Pool {
     book: Mutex<Book>,
     /// One reading of leases at a time; when an exhausted share was read again last.
     loading: tokio::sync::Mutex<Option<tokio::time::Instant>>,
+    returned: Mutex<returned::Queue>,
 }
 
 /// Takes an address back unless the lease became durable: also when the caller's future is dropped.
@@ -145,6 +149,7 @@ impl Pool {
             shared,
             book: Mutex::new(Book::new(Arc::clone(config), shared)),
             loading: tokio::sync::Mutex::new(None),
+            returned: Mutex::default(),
         }
     }
 
@@ -303,6 +308,11 @@ impl Pool {
         fence: &Txn,
     ) -> Result<(), Refused> {
         let address = chosen.address;
+        if chosen.is_kept_for(owner) {
+            // Its record says all of that.
+            self.book().still_written(&chosen);
+            return Ok(());
+        }
         let expect = match chosen.before.as_ref().and_then(|lease| lease.revision) {
             Some(revision) => Expect::Revision(revision),
             None => Expect::Absent,
@@ -378,6 +388,16 @@ impl Pool {
         let Some(released) = self.book().release(owner, address, share) else {
             return Ok(());
         };
+        self.write_release(owner, address, fence, released).await
+    }
+
+    async fn write_release(
+        &self,
+        owner: &str,
+        address: IpAddr,
+        fence: &Txn,
+        released: Released,
+    ) -> Result<(), PoolError> {
         let key = self.key(address);
         let revision = match released.revision {
             None if self.shared => self.held_revision(&key, owner).await?,
@@ -399,7 +419,12 @@ impl Pool {
                 Err(error) => outcome = Err(error.into()),
             }
         }
-        for (evicted, revision) in released.evicted {
+        self.write_evicted(released.evicted, fence).await;
+        outcome
+    }
+
+    async fn write_evicted(&self, evicted: Vec<(IpAddr, Revision)>, fence: &Txn) {
+        for (evicted, revision) in evicted {
             let key = self.key(evicted);
             let mut txn = Txn::new()
                 .when(key.as_str(), Expect::Revision(revision))
@@ -408,7 +433,6 @@ impl Pool {
             // What cannot be deleted now is found again at the next start.
             let _ = self.store.txn(txn).await;
         }
-        outcome
     }
 
     /// The revision of the record of an address that an owner has.

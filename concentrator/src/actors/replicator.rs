@@ -17,7 +17,7 @@ use store::{Op, Txn};
 use super::{Fault, Gone, Who, fail, panicked};
 use crate::checkpoint::Checkpointer;
 use crate::node::Node;
-use crate::records::{Change, Group};
+use crate::records::{Change, GROUP_MAX, GROUP_OTHERS, Group};
 use crate::recovery;
 use crate::slot::{Fence, Slot, Standing};
 
@@ -112,6 +112,10 @@ impl Handler<Fault> for Replicator {
 
 async fn pump(node: Arc<Node>, slot: Arc<Slot>) {
     let mut retry = RETRY_MIN;
+    let most = match &node.config.cluster {
+        Some(cluster) => (cluster.etcd_max_txn_ops as usize).saturating_sub(GROUP_OTHERS),
+        None => GROUP_MAX,
+    };
     loop {
         slot.records.wait().await;
         if slot.records.is_closed() {
@@ -119,7 +123,7 @@ async fn pump(node: Arc<Node>, slot: Arc<Slot>) {
         }
         // Before the fence is read: it does not change while the transaction runs.
         let turn = slot.turn().await;
-        let group = slot.records.take();
+        let group = slot.records.take_at_most(most);
         if group.is_empty() {
             continue;
         }

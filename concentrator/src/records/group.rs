@@ -17,9 +17,16 @@ impl Records {
     /// Takes the most urgent records and the oldest ones, at most [`GROUP_MAX`] and about [`GROUP_OCTETS`] octets.
     #[must_use]
     pub fn take(self: &Arc<Self>) -> Group {
+        self.take_at_most(GROUP_MAX)
+    }
+
+    /// The same, of at most `most` records, if that is less; of one in any case.
+    #[must_use]
+    pub fn take_at_most(self: &Arc<Self>, most: usize) -> Group {
+        let most = most.clamp(1, GROUP_MAX);
         let mut inner = self.lock();
         let mut taken = Taken::default();
-        while taken.members.len() < GROUP_MAX - FOR_THE_OLDEST {
+        while taken.members.len() < most.saturating_sub(FOR_THE_OLDEST) {
             let Some(name) = inner.order.values().next().cloned() else {
                 break;
             };
@@ -27,7 +34,7 @@ impl Records {
                 break;
             }
         }
-        while taken.members.len() < GROUP_MAX {
+        while taken.members.len() < most {
             let Some(name) = inner.ages.values().next().cloned() else {
                 break;
             };

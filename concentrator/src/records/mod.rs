@@ -22,8 +22,10 @@ use tokio::sync::Notify;
 pub use group::Group;
 
 /// The most records in one commit: with the comparisons of a fence and what the etcd back end adds for itself they
-/// stay well below the 128 operations that etcd allows by default.
-pub const GROUP_MAX: usize = 56;
+/// stay below the 128 operations that etcd allows by default.
+pub const GROUP_MAX: usize = 112;
+/// Operations of a commit that are none of records'.
+pub const GROUP_OTHERS: usize = 16;
 /// The most octets in one commit: etcd refuses requests above 1.5 MiB. A single record may be larger.
 pub const GROUP_OCTETS: usize = 1 << 20;
 /// Places of a group for the oldest records, so that nothing waits for ever.

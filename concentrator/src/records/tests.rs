@@ -102,15 +102,19 @@ fn the_queue_is_bounded_and_takes_deletions_and_replacements_still() {
 }
 
 #[test]
-fn a_group_has_at_most_56_records_and_a_mebibyte() {
+fn a_group_has_at_most_112_records_and_a_mebibyte() {
     let records = Records::new(1_000);
-    for index in 0..100 {
+    for index in 0..200 {
         records.submit(index.to_string(), put(0), Rekey, None).unwrap();
     }
     let group = records.take();
     assert_eq!(group.len(), GROUP_MAX);
     group.committed();
-    assert_eq!(records.len(), 44);
+    assert_eq!(records.len(), 88);
+    let few = records.take_at_most(10);
+    assert_eq!(few.len(), 10);
+    few.committed();
+    assert_eq!(records.take_at_most(0).len(), 1, "one in any case");
 }
 
 /// Tells what it was told.

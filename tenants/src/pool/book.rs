@@ -50,8 +50,17 @@ pub(super) struct Chosen {
     pub(super) address: IpAddr,
     /// What was known of it.
     pub(super) before: Option<Lease>,
+    /// Its record still says that it is in use by who had it before: the number of that release.
+    kept: Option<u64>,
     /// Of its lane.
     term: u64,
+}
+
+impl Chosen {
+    /// Whether its record says already that this owner has it.
+    pub(super) fn is_kept_for(&self, owner: &str) -> bool {
+        self.kept.is_some() && self.before.as_ref().is_some_and(|before| before.owner == owner)
+    }
 }
 
 /// What came of a claim.
@@ -94,6 +103,8 @@ pub(super) struct Book {
     config: Arc<AddressPool>,
     gaps: Vec<AddressRange>,
     leases: HashMap<IpAddr, Lease>,
+    /// Idle ones whose records still say that they are in use, with the number of their last release.
+    kept: HashMap<IpAddr, u64>,
     by_owner: HashMap<String, Vec<IpAddr>>,
     /// Into how many shares the pool is cut, as a binary logarithm.
     bits: u32,
@@ -111,6 +122,7 @@ impl Book {
             gaps: excluded_ranges(&config),
             config,
             leases: HashMap::new(),
+            kept: HashMap::new(),
             by_owner: HashMap::new(),
             bits: 0,
             lanes: BTreeMap::new(),
@@ -286,6 +298,7 @@ impl Book {
 
     /// Makes an address the owner's, in use, not written yet.
     fn replace(&mut self, address: IpAddr, owner: &str) -> Chosen {
+        let kept = self.kept.get(&address).copied();
         let before = self.take_out(address);
         self.put_in(
             address,
@@ -299,12 +312,14 @@ impl Book {
         Chosen {
             address,
             before,
+            kept,
             term: self.lane(lane).term,
         }
     }
 
     fn take_out(&mut self, address: IpAddr) -> Option<Lease> {
         let lease = self.leases.remove(&address)?;
+        self.kept.remove(&address);
         match lease.state {
             State::Idle(order) => {
                 let lane = self.lane_of(address);
@@ -364,7 +379,12 @@ impl Book {
         let lane = self.lane_of(chosen.address);
         self.take_out(chosen.address);
         match chosen.before.take() {
-            Some(lease) => self.put_in(chosen.address, lease),
+            Some(lease) => {
+                self.put_in(chosen.address, lease);
+                if let Some(release) = chosen.kept {
+                    self.kept.insert(chosen.address, release);
+                }
+            }
             None => self.lane(lane).returned.push_front(chosen.address),
         }
     }
@@ -375,6 +395,29 @@ impl Book {
         if let Some(lease) = self.leases.get_mut(&chosen.address).filter(|_| current) {
             lease.revision = Some(revision);
         }
+    }
+
+    /// The record of a lease that was kept is as it was.
+    pub(super) fn still_written(&mut self, chosen: &Chosen) {
+        if let Some(revision) = chosen.before.as_ref().and_then(|before| before.revision) {
+            self.written(chosen, revision);
+        }
+    }
+
+    /// The record of an idle lease goes on saying that it is in use. Returns the number of this release.
+    pub(super) fn keep(&mut self, address: IpAddr) -> u64 {
+        self.next_idle += 1;
+        self.kept.insert(address, self.next_idle);
+        self.next_idle
+    }
+
+    /// The record of an idle lease is about to say so; false when somebody has had the address since that release.
+    pub(super) fn not_kept(&mut self, address: IpAddr, release: u64) -> bool {
+        let still = self.kept.get(&address) == Some(&release);
+        if still {
+            self.kept.remove(&address);
+        }
+        still
     }
 
     /// The record of an idle lease is durable, if it is still that one.
