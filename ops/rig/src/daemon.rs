@@ -1,7 +1,7 @@
 //! The concentrator under test, and `vpnctl` to steer it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -152,6 +152,7 @@ impl Daemon {
 
     /// Waits until its API answers.
     pub fn expect_served(&mut self, limit: Duration) -> Result<()> {
+        let begun = Instant::now();
         let socket = self.folder.join("api.sock");
         let process = self.process.as_mut().context("it does not run")?;
         let served = wait_for("the concentrator's API", limit, || {
@@ -159,7 +160,9 @@ impl Daemon {
             Ok(socket.exists() && std::os::unix::net::UnixStream::connect(&socket).is_ok())
         });
         served.with_context(|| process.output())?;
-        wait_for("the node's status", Duration::from_secs(10), || {
+        // A node of a cluster opens its API before etcd answers.
+        let rest = (begun + limit).saturating_duration_since(Instant::now());
+        wait_for("the node's status", rest.max(Duration::from_secs(10)), || {
             self.vpnctl(&["status"]).map(|_| true)
         })
     }
