@@ -129,8 +129,14 @@ pub struct Threads {
     pub control: u8,
     /// Threads for signatures, certificate chains and other slow work, 1 to 64. Default: the number of processors.
     pub blocking: u8,
-    /// Pin each worker to a processor of its own. Default: false.
+    /// Pin each worker to a processor of its own: those of `cores`, or the first ones. Default: false, since a scheduler
+    /// that may move them does better where other work shares the processors.
     pub pin_workers: bool,
+    /// Processors for `pin_workers`, one for each worker in order, by the system's numbers (0 to 1,023). One that does not
+    /// exist leaves its worker to the scheduler. Default: none, which means 0, 1, 2 and so on.
+    pub cores: Vec<u16>,
+    /// Microseconds that a worker under load waits awake for the next packet before it sleeps, 0 to 1,000. Default: 50.
+    pub busy_wait_micros: u32,
     /// The library that does the packets' AEAD: `ring`, `aws-lc`, `ipsec-mb` where it is built in, or `auto`: the one that
     /// a short measurement at the start finds fastest. Default: `auto`.
     pub aead: String,
@@ -364,6 +370,22 @@ impl Config {
             1,
             u64::from(WORKERS_MAX),
         );
+        if self.threads.pin_workers && !self.threads.cores.is_empty() {
+            range(
+                "threads.cores (how many)",
+                self.threads.cores.len() as u64,
+                u64::from(self.threads.workers),
+                1_024,
+            );
+        }
+        let last = self.threads.cores.iter().copied().max().unwrap_or(0);
+        range("threads.cores (the largest)", u64::from(last), 0, 1_023);
+        range(
+            "threads.busy_wait_micros",
+            u64::from(self.threads.busy_wait_micros),
+            0,
+            1_000,
+        );
         range("threads.control", u64::from(self.threads.control), 1, 64);
         range("threads.blocking", u64::from(self.threads.blocking), 1, 64);
         range("limits.half_open", u64::from(limits.half_open), 1, 1_000_000);
@@ -540,6 +562,8 @@ impl Default for Threads {
             control: (processors / 2).clamp(1, 64),
             blocking: processors.clamp(1, 64),
             pin_workers: false,
+            cores: Vec::new(),
+            busy_wait_micros: 50,
             aead: crate::aead::AUTO.to_owned(),
         }
     }

@@ -408,11 +408,12 @@ fn plane(config: &Config, cluster: Option<&Prepared>) -> dataplane::Config {
         ike_port: config.listen.ike_port,
         nat_port: config.listen.nat_port,
         workers: config.threads.workers,
-        cores: if config.threads.pin_workers {
-            (0..usize::from(config.threads.workers)).collect()
-        } else {
-            Vec::new()
+        cores: match (config.threads.pin_workers, config.threads.cores.as_slice()) {
+            (false, _) => Vec::new(),
+            (true, []) => (0..usize::from(config.threads.workers)).collect(),
+            (true, cores) => cores.iter().copied().map(usize::from).collect(),
         },
+        busy_wait: Duration::from_micros(u64::from(config.threads.busy_wait_micros)),
         raw_esp: config.listen.raw_esp,
         outer: (&config.dataplane).into(),
         ..dataplane::Config::default()

@@ -6,6 +6,7 @@
 //!   ADDRESS  of the TUN device       ROUTE        prefix behind the peer
 //!   netns=NAME    namespace of the sockets       tun-netns=NAME  namespace of the device
 //!   encap=udp|raw  suite=gcm128|gcm256|chacha|cbc256  mtu=OCTETS  workers=1..8  core=CPU of worker 0
+//!   aead=ring|aws-lc|ipsec-mb (where it is built in)
 //! ```
 //! Prints rates and drops to stderr once a second while there is traffic.
 
@@ -44,6 +45,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(other) => return Err(format!("unknown suite {other}").into()),
     }?;
 
+    if let Some(name) = option("aead") {
+        let provider = crypto::Provider::named(&name).ok_or("this program has no such aead")?;
+        provider.prefer(suite.cipher);
+    }
     let cores = option("core")
         .map(|c| c.parse())
         .transpose()?

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use crypto::Secret;
 use ipnet::IpNet;
@@ -59,6 +60,9 @@ pub struct Config {
     pub workers: u8,
     /// CPU of each worker, by index; a worker without an entry runs where the scheduler likes.
     pub cores: Vec<usize>,
+    /// How long a worker under load waits awake for the next packet before it sleeps; zero lets it sleep at once. A sleep
+    /// and a wake-up cost a packet several times what a busy moment costs it; without load a worker never waits awake.
+    pub busy_wait: Duration,
     /// Whether ESP without UDP (IP protocol 50) is served; it needs CAP_NET_RAW.
     pub raw_esp: bool,
     /// Network namespace of the sockets (a name under /var/run/netns); the process's own when `None`.
@@ -156,6 +160,7 @@ impl Default for Config {
             nat_port: 4500,
             workers: 1,
             cores: Vec::new(),
+            busy_wait: Duration::from_micros(50),
             raw_esp: true,
             netns: None,
             socket_buffer: 8 << 20,

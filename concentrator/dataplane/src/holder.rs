@@ -103,6 +103,7 @@ pub struct IkeSocket {
 pub struct Holder {
     workers: u8,
     cores: Vec<usize>,
+    busy_wait: Duration,
     ike: Vec<IkeSocket>,
     until: Option<Arc<AtomicU64>>,
     /// The socket of each worker for packets that came to the wrong node.
@@ -165,6 +166,7 @@ impl Holder {
         Ok(Self {
             workers: config.workers,
             cores: config.cores,
+            busy_wait: config.busy_wait,
             ike,
             until: config.until,
             forwards: forwards.into_iter().map(Arc::new).collect(),
@@ -360,6 +362,7 @@ impl Holder {
             index,
             workers: self.workers,
             core: self.cores.get(usize::from(index)).copied(),
+            busy_wait: self.busy_wait,
             ports: Arc::clone(ports),
             forward: self.forwards.get(usize::from(index)).map(Arc::clone),
             until: self.until.clone(),

@@ -22,8 +22,6 @@ use crate::sys::tun;
 /// Commands that may wait for one worker: a few for each of the SAs of a large node at once, as after a takeover or when a
 /// worker starts again. They take room only while they wait.
 pub(crate) const MAX_COMMANDS: usize = 1 << 18;
-/// How long a worker under load waits awake for the next packet: less than a sleep and a wake-up cost.
-const BUSY_WAIT: Duration = Duration::from_micros(50);
 /// Packets handled since the last sleep that count as load.
 const LOAD: usize = 256;
 
@@ -61,6 +59,8 @@ pub(crate) struct Seat {
     pub(crate) index: u8,
     pub(crate) workers: u8,
     pub(crate) core: Option<usize>,
+    /// See [`crate::Config::busy_wait`].
+    pub(crate) busy_wait: Duration,
     pub(crate) ports: Arc<WorkerPorts>,
     pub(crate) forward: Option<Arc<ForwardPort>>,
     pub(crate) until: Option<Arc<AtomicU64>>,
@@ -251,6 +251,7 @@ fn run(
         // A core that does not exist is no reason not to work.
         let _ = event::pin_to_core(core);
     }
+    let busy_wait = seat.busy_wait;
     let mut shard = Shard::new(seat.index, seat.workers, Arc::clone(&seat.owners), Instant::now());
     let mut io = KernelIo::new(seat, poller, events)?;
     for queue in queues {
@@ -275,7 +276,7 @@ fn run(
             continue;
         }
         let idle = now.saturating_duration_since(*idle_since.get_or_insert(now));
-        if since_sleep >= LOAD && idle < BUSY_WAIT {
+        if since_sleep >= LOAD && idle < busy_wait {
             std::hint::spin_loop();
             continue;
         }

@@ -40,13 +40,16 @@ fn unknown_fields_are_refused_at_every_level() {
 #[test]
 fn every_value_outside_its_limit_is_named() {
     let error = parse(
-        "[threads]\nworkers = 9\ncontrol = 0\n[limits]\nmailbox = 2\n[telemetry]\ntrace_ratio = 1.5\notlp_endpoint = \"x\"",
+        "[threads]\nworkers = 9\ncontrol = 0\npin_workers = true\ncores = [1, 5000]\nbusy_wait_micros = 2000\n[limits]\nmailbox = 2\n[telemetry]\ntrace_ratio = 1.5\notlp_endpoint = \"x\"",
     )
     .expect_err("limits")
     .to_string();
     for name in [
         "threads.workers is 9, it must be 1 to 8",
         "threads.control",
+        "threads.cores (how many) is 2",
+        "threads.cores (the largest) is 5000",
+        "threads.busy_wait_micros",
         "limits.mailbox",
         "telemetry.trace_ratio",
         "telemetry.otlp_endpoint",

@@ -20,11 +20,16 @@ const TCP: u8 = 6;
 const KEEPALIVE: u8 = 0xff;
 
 impl Shard {
-    /// Receives until nothing waits or the turn's share is done.
+    /// Receives until nothing waits or the turn's share is done. What was received is opened once the next has been: until
+    /// then the processor fetches the key.
     pub(super) fn receive(&mut self, io: &mut impl PacketIo, now: Instant) -> usize {
         let (mut at, mut handled) = (0, 0);
+        let mut waiting = None::<(usize, Arrival)>;
         for _ in 0..MAX_RECEIVES {
             if at + LARGEST > self.arena.len() {
+                if let Some((start, arrival)) = waiting.take() {
+                    handled += self.open_arrival(start, &arrival, false, io, now);
+                }
                 self.flush_inner(io);
                 at = 0;
             }
@@ -36,13 +41,30 @@ impl Shard {
                 let packets = arrival.len.div_ceil(arrival.segment.max(1));
                 self.counters.forwarded_in += packets as u64;
             }
-            handled += self.open_arrival(at, &arrival, false, io, now);
+            self.prefetch(at, &arrival);
+            if let Some((start, arrival)) = waiting.replace((at, arrival)) {
+                handled += self.open_arrival(start, &arrival, false, io, now);
+            }
             at = (at + arrival.len).next_multiple_of(64);
+        }
+        if let Some((start, arrival)) = waiting {
+            handled += self.open_arrival(start, &arrival, false, io, now);
         }
         if at > 0 {
             self.flush_inner(io);
         }
         handled
+    }
+
+    /// Asks the processor for the key that what was received at `at` begins with.
+    fn prefetch(&self, at: usize, arrival: &Arrival) {
+        let pair = self
+            .spi_at(at, at + arrival.len)
+            .and_then(|spi| self.by_spi.get(&spi))
+            .and_then(|slot| self.pairs.get(*slot as usize)?.as_deref());
+        if let Some(pair) = pair {
+            pair.inbound.prefetch();
+        }
     }
 
     /// Writes what waits to be joined; the arena is free afterwards.
