@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use common::{End, Namespaces, agreement, ip, suites, tcp_echo, udp_echo};
-use dataplane::{Config, Encap, Outer, OuterMode, OuterWay, WorkerCommand, WorkerCounters};
+use dataplane::{Config, Encap, Outer, OuterMode, OuterWay, WorkerCommand, WorkerCounters, WorkerEvent};
 
 fn with(mode: OuterMode, interfaces: &[&str]) -> impl FnOnce(&mut Config) {
     let interfaces = interfaces.iter().map(|i| (*i).to_owned()).collect();
@@ -182,7 +182,7 @@ fn it_survives_its_worker_and_ends_with_the_holder() {
         left.workers[0].send(WorkerCommand::Panic).unwrap();
         left.events[0]
             .iter()
-            .find(|event| matches!(event, dataplane::WorkerEvent::Died { .. }))
+            .find(|event| matches!(event, WorkerEvent::Died { .. }))
             .unwrap();
         let (worker, events) = left.start(0);
         (left.workers[0], left.events[0]) = (worker, events);
@@ -231,4 +231,41 @@ fn it_follows_neighbours_and_the_mtu() {
         narrow.fast_left > after.fast_left && narrow.fast_out > after.fast_out,
         "{narrow:?}"
     );
+}
+
+#[test]
+fn an_interface_that_goes_is_told_and_the_sockets_go_on_without_it() {
+    let Some(mut namespaces) = Namespaces::new() else {
+        return;
+    };
+    let wire = namespaces.wire();
+    let inner = [namespaces.add("li"), namespaces.add("ri")];
+    let left = End::with(&wire[0], "192.0.2.1", 1, with(OuterMode::Xdp, &[]));
+    let right = End::new(&wire[1], "192.0.2.2", 1);
+    left.attach(1, &inner[0], &["10.7.1.1/16"]);
+    right.attach(1, &inner[1], &["10.7.2.1/16"]);
+    let [gcm, ..] = suites();
+    agreement(0x900, gcm, Encap::Udp).install_both([&left, &right]);
+    let address: SocketAddr = "10.7.2.1:900".parse().unwrap();
+    tcp_echo(&inner[1], &inner[0], address, 100_000);
+    let before = left.counters(0);
+    assert!(before.fast_in > 0);
+
+    ip(&format!("-n {} link del wire", wire[0]));
+    left.events[0]
+        .iter()
+        .find(|event| matches!(event, WorkerEvent::OuterLost { interface } if interface == "wire"))
+        .unwrap();
+    ip(&format!(
+        "-n {} link add wire type veth peer name wire netns {}",
+        wire[0], wire[1]
+    ));
+    for (end, last) in wire.iter().zip(1..) {
+        ip(&format!("-n {end} addr add 192.0.2.{last}/24 dev wire"));
+        ip(&format!("-n {end} link set wire up"));
+    }
+    tcp_echo(&inner[1], &inner[0], address, 100_000);
+    let after = left.counters(0);
+    assert!(after.outer_in > before.outer_in && after.outer_out > before.outer_out);
+    assert_eq!(after.fast_in, before.fast_in);
 }
