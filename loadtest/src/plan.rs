@@ -200,6 +200,7 @@ impl Plan {
             ts_remote: self.remote_ts.clone(),
             lifetime: self.child_lifetime,
             replay_window: 1024,
+            resources: Vec::new(),
             worker: 0,
             rekey: RekeyPolicy::AtSoftLimit,
             max_children: 8,

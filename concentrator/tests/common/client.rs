@@ -60,6 +60,7 @@ impl Client {
             ts_remote: vec![Selector::ANY_V4],
             lifetime: Default::default(),
             replay_window: 64,
+            resources: Vec::new(),
             worker: 0,
             rekey: RekeyPolicy::AtSoftLimit,
             max_children: 4,

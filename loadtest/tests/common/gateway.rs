@@ -290,6 +290,7 @@ impl Gateway {
                 ts_remote: vec![ip::Selector::host(address.into())],
                 lifetime,
                 replay_window: 64,
+                resources: Vec::new(),
                 worker: 0,
                 rekey: RekeyPolicy::AtSoftLimit,
                 max_children: 4,

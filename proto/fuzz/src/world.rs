@@ -121,6 +121,7 @@ fn policy(end: usize) -> ChildPolicy {
         },
         replay_window: 64,
         worker: 1,
+        resources: vec![2, 1],
         rekey: RekeyPolicy::AtSoftLimit,
         max_children: 4,
     }
@@ -170,6 +171,7 @@ fn parts(end: usize) -> EstablishedParts {
         lifetime: policy.lifetime,
         replay_window: 64,
         initiator: end == 1,
+        resource: ike::Resource::None,
     };
     EstablishedParts {
         role: [Role::Responder, Role::Initiator][end],

@@ -117,6 +117,7 @@ mod tests {
             lifetime: crate::types::Lifetime::default(),
             replay_window: 64,
             initiator: false,
+            resource: crate::types::Resource::None,
         };
         let lines: Vec<String> = esp_lines(&child).into_iter().map(|log| log.line).collect();
         let name = "AES-GCM with 16 octet ICV [RFC4106]";

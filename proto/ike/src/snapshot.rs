@@ -10,7 +10,7 @@ use crate::established::CoreSnapshot;
 pub use crate::established::RestoreError;
 
 /// Version of the record; another one is refused.
-pub(crate) const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 3;
 
 /// A live IKE SA as a record: keys, message IDs, cached responses, children, timers as what is left of them.
 ///

@@ -9,7 +9,8 @@ mod identity;
 mod io;
 
 pub use child::{
-    Activate, ChildEnd, ChildKeys, ChildPolicy, ChildSa, Lifetime, Mode, RekeyPolicy, SecurityProtocol,
+    Activate, ChildEnd, ChildKeys, ChildPolicy, ChildSa, Lifetime, Mode, RekeyPolicy, Resource,
+    SecurityProtocol,
 };
 pub use context::{
     Context, Counters, IkeSuite, InitPolicy, InitiatorConfig, NatFindings, Phase, Role, SpiAllocator, Timing,

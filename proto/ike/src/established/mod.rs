@@ -17,6 +17,7 @@ mod link;
 mod parts;
 mod queue;
 mod receive;
+mod resources;
 mod respond;
 mod snapshot;
 mod sync;
@@ -180,6 +181,7 @@ impl Core {
         };
         core.restart_clock(now);
         if let Some(child) = parts.child {
+            core.spread(now, &child);
             core.install(now, child, None, State::Installed);
         }
         core.changed = false;
@@ -368,6 +370,7 @@ impl Core {
             ts_local,
             ts_remote,
             group: None,
+            resource: self.first_resource(),
         };
         self.want(now, work);
     }

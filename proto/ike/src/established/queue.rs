@@ -6,7 +6,7 @@ use crypto::Group;
 use ip::Selector;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{ChildEnd, GatewayId};
+use crate::types::{ChildEnd, GatewayId, Resource};
 
 /// The most wishes that wait; more are refused.
 pub(super) const MAX_JOBS: usize = 256;
@@ -19,6 +19,7 @@ pub(super) enum Work {
         ts_local: Vec<Selector>,
         ts_remote: Vec<Selector>,
         group: Option<Group>,
+        resource: Resource,
     },
     /// A successor for a child SA.
     RekeyChild { spi_in: u32, group: Option<Group> },

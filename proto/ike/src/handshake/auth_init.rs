@@ -93,6 +93,9 @@ impl AwaitSignature {
                 .map(|request| Payload::Cp(request.to_payload())),
         );
         payloads.extend(child::offer(&config.child, &guard));
+        if !config.child.resources.is_empty() {
+            payloads.push(child::group_notify());
+        }
         if config.message_id_sync {
             payloads.push(Payload::Notify(Notify::new(
                 NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED,
@@ -164,6 +167,8 @@ pub(crate) struct Answered {
     pub(crate) child: Result<ChildPayloads, String>,
     pub(crate) assigned: Option<Assigned>,
     pub(crate) message_id_sync: bool,
+    /// More child SAs with the same selectors may be made (RFC 9611).
+    pub(crate) resources: bool,
 }
 
 impl AuthSent {
@@ -268,6 +273,7 @@ impl AuthSent {
             child,
             assigned,
             message_id_sync,
+            resources: view.notify(NotifyType::SA_RESOURCE_INFO).is_some(),
         };
         AwaitVerification::start(now, base, keyed, config, local_id, guard, answered, job, out)
     }

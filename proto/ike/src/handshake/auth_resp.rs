@@ -31,6 +31,8 @@ pub(crate) struct Asked {
     pub(crate) child: Option<ChildPayloads>,
     pub(crate) config: Option<ConfigRequest>,
     pub(crate) message_id_sync: bool,
+    /// More child SAs with the same selectors are wanted (RFC 9611).
+    pub(crate) resources: bool,
 }
 
 /// A request that is answered with an error, whatever it is about.
@@ -187,6 +189,7 @@ impl ExpectAuth {
             child,
             config,
             message_id_sync,
+            resources: view.notify(NotifyType::SA_RESOURCE_INFO).is_some(),
         };
         Ok((job, asked))
     }

@@ -7,9 +7,9 @@ use ip::Selector;
 use super::Base;
 use super::keyed::Keyed;
 use crate::keys::child_keymat;
-use crate::types::{Activate, ChildPolicy, ChildSa, Mode, Role, SecurityProtocol, SpiAllocator};
+use crate::types::{Activate, ChildPolicy, ChildSa, Mode, Resource, Role, SecurityProtocol, SpiAllocator};
 use crate::wire::proposal::{ChosenChild, KeRule, accept_child, offer_child, select_child};
-use crate::wire::{NotifyType, Payload, Payloads, SaPayload, TrafficSelector};
+use crate::wire::{Notify, NotifyType, Payload, Payloads, SaPayload, TrafficSelector};
 
 /// SA, TSi and TSr of a message.
 #[derive(Clone, Debug)]
@@ -82,6 +82,7 @@ pub(crate) fn answer(
     keyed: &Keyed,
     offer: &ChildPayloads,
     policy: &ChildPolicy,
+    resource: Resource,
 ) -> Result<(ChildSa, [Payload; 3]), Refusal> {
     //= rfc7296#section-1.2
     //# Thus, the SA payloads in the IKE_AUTH exchange cannot contain
@@ -114,7 +115,16 @@ pub(crate) fn answer(
         ts_i: TrafficSelector::from_selectors(&ts_remote),
         ts_r: TrafficSelector::from_selectors(&ts_local),
     };
-    let child = make(base, keyed, policy, &chosen, guard.keep(), ts_local, ts_remote);
+    let child = make(
+        base,
+        keyed,
+        policy,
+        &chosen,
+        guard.keep(),
+        ts_local,
+        ts_remote,
+        resource,
+    );
     Ok((child, payloads.into_payloads()))
 }
 
@@ -135,6 +145,7 @@ pub(crate) fn accept(
     answer: &ChildPayloads,
     policy: &ChildPolicy,
     guard: SpiGuard,
+    resource: Resource,
 ) -> Result<ChildSa, Refusal> {
     let chosen = accept_child(&answer.sa, &policy.proposals, KeRule::Ignore).map_err(|mismatch| Refusal {
         notify: NotifyType::NO_PROPOSAL_CHOSEN,
@@ -165,9 +176,28 @@ pub(crate) fn accept(
         guard.keep(),
         ts_local,
         ts_remote,
+        resource,
     ))
 }
 
+/// The first of a group of child SAs with the same selectors (RFC 9611), if both sides say so.
+pub(crate) fn first_of_group(policy: &ChildPolicy, peer_says_so: bool) -> Resource {
+    if peer_says_so && !policy.resources.is_empty() {
+        Resource::Fallback
+    } else {
+        Resource::None
+    }
+}
+
+/// What says so.
+pub(crate) fn group_notify() -> Payload {
+    Payload::Notify(Notify::new(NotifyType::SA_RESOURCE_INFO))
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "what an offer and its answer say, once each"
+)]
 fn make(
     base: &Base,
     keyed: &Keyed,
@@ -176,6 +206,7 @@ fn make(
     spi_in: u32,
     ts_local: Vec<Selector>,
     ts_remote: Vec<Selector>,
+    resource: Resource,
 ) -> ChildSa {
     let channel = &keyed.channel;
     let material = child_keymat(
@@ -205,6 +236,7 @@ fn make(
         lifetime: policy.lifetime,
         replay_window: policy.replay_window,
         initiator: base.role == Role::Initiator,
+        resource,
     }
 }
 

@@ -166,7 +166,8 @@ impl AwaitVerdict {
                 reason: reason.clone(),
             });
         }
-        let (child, payloads) = child::answer(&self.base, &self.keyed, offer, &grant.policy)?;
+        let resource = child::first_of_group(&grant.policy, self.asked.resources);
+        let (child, payloads) = child::answer(&self.base, &self.keyed, offer, &grant.policy, resource)?;
         let mut all = Vec::with_capacity(4);
         if let Some(request) = &self.asked.config {
             let reply = grant.assigned.to_payload(request);
@@ -176,6 +177,9 @@ impl AwaitVerdict {
             }
         }
         all.extend(payloads);
+        if resource.is_shared() {
+            all.push(child::group_notify());
+        }
         let (local, remote) = (child::list(&child.ts_local), child::list(&child.ts_remote));
         self.base
             .step(out, "child", format!("{}: {local} === {remote}", child.suite));

@@ -87,11 +87,14 @@ impl AwaitVerification {
             out.push_back(Output::Event(Event::Configured(Box::new(assigned))));
         }
         let mut orphaned = false;
+        let resource = child::first_of_group(&config.child, answered.resources);
         let child = match answered.child {
-            Ok(answer) => child::accept(&base, &keyed, &answer, &config.child, guard).map_err(|refusal| {
-                orphaned = true;
-                refusal.reason
-            }),
+            Ok(answer) => {
+                child::accept(&base, &keyed, &answer, &config.child, guard, resource).map_err(|refusal| {
+                    orphaned = true;
+                    refusal.reason
+                })
+            }
             //= rfc7296#section-2.21.2
             //# the initiator MUST NOT fail the authentication because of
             //# this.

@@ -42,6 +42,36 @@ pub enum Activate {
     OnFirstInbound,
 }
 
+/// The place of a child SA among those with the same selectors (RFC 9611).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum Resource {
+    /// None: a younger one for the same traffic takes over what is sent.
+    #[default]
+    None,
+    /// The first of a group. It is bound to nothing, and carries what no other one of the group is for.
+    Fallback,
+    /// Bound to a resource of this side: the number is an index of [`ChildPolicy::resources`].
+    Bound(u8),
+}
+
+impl Resource {
+    /// Whether it belongs to a group.
+    #[must_use]
+    pub const fn is_shared(self) -> bool {
+        !matches!(self, Self::None)
+    }
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Fallback => f.write_str("fallback"),
+            Self::Bound(number) => write!(f, "{number}"),
+        }
+    }
+}
+
 /// Limits of an SA's life. At `soft` it is replaced, at `hard` it ends. `None` means no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Lifetime {
@@ -80,12 +110,29 @@ pub struct ChildPolicy {
     pub lifetime: Lifetime,
     /// Replay window in packets.
     pub replay_window: u32,
-    /// ESP worker that owns the peer: the top bits of every inbound SPI.
+    /// ESP worker that owns the peer: the top bits of every inbound SPI, but for those of `resources`.
     pub worker: u8,
+    /// The ESP worker of each resource that a further child SA with the same selectors may be bound to (RFC 9611), so as
+    /// many of them are made or accepted; empty: none. At most 255 are used.
+    pub resources: Vec<u8>,
     /// Who starts rekeys of children and of the IKE SA.
     pub rekey: RekeyPolicy,
     /// The most child SAs that this IKE SA may have at once.
     pub max_children: u16,
+}
+
+impl ChildPolicy {
+    /// The ESP worker that the inbound SPI of a child SA names.
+    #[must_use]
+    pub fn worker_of(&self, resource: Resource) -> u8 {
+        match resource {
+            Resource::None | Resource::Fallback => self.worker,
+            Resource::Bound(number) => {
+                let bound = self.resources.get(usize::from(number)).copied();
+                bound.unwrap_or(self.worker)
+            }
+        }
+    }
 }
 
 /// A negotiated child SA, ready to be installed in a data plane.
@@ -125,6 +172,8 @@ pub struct ChildSa {
     pub replay_window: u32,
     /// We started the exchange that made it.
     pub initiator: bool,
+    /// Its place among those with the same selectors.
+    pub resource: Resource,
 }
 
 /// Why a child SA ended.

@@ -342,4 +342,6 @@ pub struct Counters {
     pub message_id_gaps: u64,
     /// Message IDs tried after a takeover because the peer's window was not known.
     pub message_id_probes: u64,
+    /// Further child SAs with the same selectors (RFC 9611) that were refused, by us or by the peer.
+    pub resources_refused: u64,
 }

@@ -182,7 +182,7 @@ fn a_record_says_which_version_it_has() {
     let mut pair = Setup::psk().run();
     let snapshot = pair.responder.sa.snapshot(pair.now).unwrap();
     let mut octets = postcard::to_stdvec(&snapshot).unwrap();
-    assert_eq!(octets[0], 2);
+    assert_eq!(octets[0], 3);
     postcard::from_bytes::<Snapshot>(&octets).unwrap();
     octets[0] = 1;
     let older: Snapshot = postcard::from_bytes(&octets).unwrap();
@@ -195,7 +195,7 @@ fn a_record_says_which_version_it_has() {
     let refused = IkeSa::restore(pair.now, context, json, std::time::Duration::ZERO, 9).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "the record has version 7, this software reads version 2"
+        "the record has version 7, this software reads version 3"
     );
     // What is asked of a core that is not up, or told.
     assert_eq!(Payloads(&[]).notify(NotifyType::REDIRECT), None);

@@ -226,6 +226,33 @@ fn selectors_are_narrowed_to_what_both_want() {
 }
 
 #[test]
+fn a_group_of_child_sas_begins_with_the_login_if_both_say_so() {
+    for (wants, allows) in [(true, true), (true, false), (false, true)] {
+        let mut setup = Setup::psk();
+        let workers = |is: bool| if is { vec![5, 6] } else { Vec::new() };
+        setup.config.child.resources = workers(wants);
+        setup.gateway_policy.resources = workers(allows);
+        let mut pair = setup.run();
+        pair.pass(std::time::Duration::from_secs(1));
+        pair.assert_up();
+        for side in [&pair.initiator, &pair.responder] {
+            let places: Vec<String> = side
+                .sa
+                .established()
+                .unwrap()
+                .children()
+                .map(|sa| format!("{} {}", sa.resource, sa.spi_in >> 29))
+                .collect();
+            if wants && allows {
+                assert_eq!(places, ["fallback 3", "0 5", "1 6"]);
+            } else {
+                assert_eq!(places, ["none 3"]);
+            }
+        }
+    }
+}
+
+#[test]
 fn over_ipv6() {
     let mut setup = Setup::psk();
     setup.addresses = (

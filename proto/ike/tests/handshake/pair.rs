@@ -130,6 +130,7 @@ pub fn policy(local: &[&str], remote: &[&str]) -> ChildPolicy {
         lifetime: Lifetime::default(),
         replay_window: 64,
         worker: 3,
+        resources: Vec::new(),
         rekey: RekeyPolicy::AtSoftLimit,
         max_children: 4,
     }

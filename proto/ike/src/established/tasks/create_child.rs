@@ -1,4 +1,4 @@
-//! Creating a further child SA (RFC 7296 section 1.3.1).
+//! Creating a further child SA (RFC 7296 section 1.3.1), for the same traffic on another resource if so agreed (RFC 9611).
 
 use std::time::Instant;
 
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::super::Core;
 use super::super::children::State;
 use super::super::queue::{Job, Work};
-use super::offer::{self, Offer};
+use super::offer::{self, Becomes, Offer, Unusable};
 use super::{Answer, Request, Task};
-use crate::types::Activate;
+use crate::types::Resource;
 use crate::wire::{ExchangeType, Notify, NotifyType, Payloads};
 
 /// A child SA that we asked for.
@@ -29,7 +29,11 @@ pub(super) fn build(
     ts_local: Vec<Selector>,
     ts_remote: Vec<Selector>,
     group: Option<Group>,
+    resource: Resource,
 ) -> Option<Request> {
+    if !core.is_due(&ts_local, &ts_remote, resource) {
+        return None;
+    }
     // Wishes are narrowed to the policy, so that no answer can lead outside of it.
     let ts_local = narrow(&ts_local, &core.policy.ts_local);
     let ts_remote = narrow(&ts_remote, &core.policy.ts_remote);
@@ -38,7 +42,7 @@ pub(super) fn build(
         return None;
     }
     let group = group.or_else(|| core.policy_group());
-    match Offer::make(core, ts_local, ts_remote, group) {
+    match Offer::make(core, ts_local, ts_remote, group, resource) {
         Ok((offer, payloads)) => {
             let task = Task::CreateChild(Box::new(CreateChild {
                 offer,
@@ -65,18 +69,40 @@ impl CreateChild {
         self.offer.spi_in
     }
 
+    /// The place that it is to have.
+    pub(in crate::established) fn resource(&self) -> Resource {
+        self.offer.resource()
+    }
+
     /// Takes the response.
     pub(super) fn process(self, core: &mut Core, now: Instant, response: Payloads<'_>) {
         if let Some(error) = response.error() {
             core.context.spis.release_esp(self.offer.spi_in);
             return self.refused(core, now, error);
         }
-        match self.offer.accept(core, response) {
+        let is_shared = response.notify(NotifyType::SA_RESOURCE_INFO).is_some();
+        let accepted = self.offer.accept(core, response).and_then(|mut agreed| {
+            match self.offer.resource() {
+                // The peer takes it for one like any other, which makes the others of the group redundant.
+                Resource::Bound(_) if !is_shared => return Err(Unusable::Lacks("SA_RESOURCE_INFO")),
+                // The properties of the first one are those of all (RFC 9611 section 4).
+                Resource::Bound(_) if !core.has_fallback_like(&agreed.sa) => {
+                    return Err(Unusable::NotOffered(
+                        "another suite than the first one's".to_owned(),
+                    ));
+                }
+                Resource::Fallback if !is_shared => agreed.sa.resource = Resource::None,
+                Resource::None | Resource::Fallback | Resource::Bound(_) => {}
+            }
+            Ok(agreed)
+        });
+        match accepted {
             Ok(agreed) if core.is_deleted_early(agreed.sa.spi_out) => {
                 core.context.spis.release_esp(agreed.sa.spi_in);
             }
             Ok(agreed) => {
                 offer::announce(core, &agreed.sa, None);
+                core.spread(now, &agreed.sa);
                 core.install(now, agreed.sa, Some(agreed.group), State::Installed);
             }
             Err(unusable) => {
@@ -93,7 +119,10 @@ impl CreateChild {
 
     fn refused(self, core: &mut Core, now: Instant, error: &Notify) {
         let Work::CreateChild {
-            ts_local, ts_remote, ..
+            ts_local,
+            ts_remote,
+            resource,
+            ..
         } = self.work
         else {
             return;
@@ -106,6 +135,7 @@ impl CreateChild {
                         ts_local,
                         ts_remote,
                         group,
+                        resource,
                     };
                     core.queue.push(Job {
                         tries: self.tries + 1,
@@ -119,8 +149,12 @@ impl CreateChild {
                     ts_local,
                     ts_remote,
                     group: None,
+                    resource,
                 };
                 core.retry_later(now, work);
+            }
+            NotifyType::TS_MAX_QUEUE | NotifyType::NO_ADDITIONAL_SAS if resource.is_shared() => {
+                core.refused_resource(error.kind, resource);
             }
             kind => core.warn(format!("child SA not created: peer answers {kind}")),
         }
@@ -135,7 +169,7 @@ pub(in crate::established) fn handle(core: &mut Core, now: Instant, request: Pay
         return Answer::refuse(Notify::new(NotifyType::NO_ADDITIONAL_SAS));
     }
     let (local, remote) = (core.policy.ts_local.clone(), core.policy.ts_remote.clone());
-    match offer::answer(core, request, &local, &remote, Activate::Now) {
+    match offer::answer(core, request, &local, &remote, Becomes::New) {
         Ok((agreed, payloads)) => {
             offer::announce(core, &agreed.sa, None);
             core.install(now, agreed.sa, Some(agreed.group), State::Installed);

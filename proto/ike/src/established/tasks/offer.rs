@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::super::Core;
 use super::super::collision::Nonces;
 use super::super::keyex::Exchange;
+use super::super::resources;
 use crate::keys::child_keymat;
-use crate::types::{Activate, ChildSa, Event, Mode, Role, SecurityProtocol};
+use crate::types::{Activate, ChildSa, Event, Mode, Resource, Role, SecurityProtocol};
 use crate::wire::proposal::{ChildProposal, ChosenChild, KeRule, accept_child, offer_child, select_child};
 use crate::wire::{KeId, KeyExchange, Notify, NotifyType, Payload, Payloads, ProtocolId, TrafficSelector};
 
@@ -27,6 +28,16 @@ pub(in crate::established) struct Offer {
     exchange: Option<Exchange>,
     ts_local: Vec<Selector>,
     ts_remote: Vec<Selector>,
+    resource: Resource,
+}
+
+/// What the child SA is that the peer asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Becomes {
+    /// A further one.
+    New,
+    /// The successor of one with that place.
+    Successor(Resource),
 }
 
 /// A child SA that both sides have agreed on.
@@ -78,6 +89,7 @@ impl Offer {
         ts_local: Vec<Selector>,
         ts_remote: Vec<Selector>,
         group: Option<Group>,
+        resource: Resource,
     ) -> Result<(Self, Vec<Payload>), DhError> {
         let mut ke = None;
         let mut exchange = None;
@@ -88,7 +100,7 @@ impl Offer {
             let group = KeId(group.id());
             ke = Some(Payload::Ke(KeyExchange { group, data }));
         }
-        let spi_in = core.context.spis.esp(core.policy.worker);
+        let spi_in = core.context.spis.esp(core.policy.worker_of(resource));
         let mut payloads = vec![
             Payload::Sa(offer_child(&proposals(core, group), spi_in, group.is_some())),
             Payload::Nonce(nonce.clone()),
@@ -96,14 +108,21 @@ impl Offer {
         payloads.extend(ke);
         payloads.push(Payload::TsI(TrafficSelector::from_selectors(&ts_local)));
         payloads.push(Payload::TsR(TrafficSelector::from_selectors(&ts_remote)));
+        payloads.extend(resources::notify(resource));
         let offer = Self {
             spi_in,
             nonce,
             exchange,
             ts_local,
             ts_remote,
+            resource,
         };
         Ok((offer, payloads))
+    }
+
+    /// The place that was asked for.
+    pub(super) fn resource(&self) -> Resource {
+        self.resource
     }
 
     /// Reads the peer's acceptance.
@@ -140,6 +159,11 @@ impl Offer {
         if !within(&ts_local, &self.ts_local) || !within(&ts_remote, &self.ts_remote) {
             return Err(Unusable::Selectors);
         }
+        // One of a group is for the traffic of the others, not for less.
+        let is_bound = matches!(self.resource, Resource::Bound(_));
+        if is_bound && !(within(&self.ts_local, &ts_local) && within(&self.ts_remote, &ts_remote)) {
+            return Err(Unusable::Selectors);
+        }
         let nonces = Nonces {
             initiator: self.nonce.clone(),
             responder: nonce.to_vec(),
@@ -152,6 +176,7 @@ impl Offer {
             shared: shared.as_ref(),
             nonces: &nonces,
             activate: Activate::Now,
+            resource: self.resource,
         };
         let sa = terms.child(core, ts_local, ts_remote);
         Ok(Agreed { sa, nonces, group })
@@ -166,7 +191,7 @@ pub(super) fn answer(
     request: Payloads<'_>,
     local: &[Selector],
     remote: &[Selector],
-    activate: Activate,
+    becomes: Becomes,
 ) -> Result<(Agreed, Vec<Payload>), Notify> {
     let syntax = || Notify::new(NotifyType::INVALID_SYNTAX);
     let offer = request.sa().ok_or_else(syntax)?;
@@ -195,6 +220,15 @@ pub(super) fn answer(
         core.warn("child SA refused: no traffic selector is acceptable".to_owned());
         return Err(Notify::new(NotifyType::TS_UNACCEPTABLE));
     }
+    let resource = match becomes {
+        Becomes::New => core.place(request, &ts_local, &ts_remote, &chosen)?,
+        Becomes::Successor(resource) => resource,
+    };
+    // What is sent before the peer has the SA is lost, so it waits where there is another one to send by.
+    let activate = match (becomes, resource) {
+        (Becomes::New, Resource::None | Resource::Fallback) => Activate::Now,
+        (Becomes::New, Resource::Bound(_)) | (Becomes::Successor(_), _) => Activate::OnFirstInbound,
+    };
     let our_nonce = nonce(core);
     let mut ke_payload = None;
     let mut shared = None;
@@ -209,7 +243,7 @@ pub(super) fn answer(
         let group = KeId(group.id());
         ke_payload = Some(Payload::Ke(KeyExchange { group, data }));
     }
-    let spi_in = core.context.spis.esp(core.policy.worker);
+    let spi_in = core.context.spis.esp(core.policy.worker_of(resource));
     let nonces = Nonces {
         initiator: their_nonce.to_vec(),
         responder: our_nonce.clone(),
@@ -218,6 +252,7 @@ pub(super) fn answer(
     payloads.extend(ke_payload);
     payloads.push(Payload::TsI(TrafficSelector::from_selectors(&ts_remote)));
     payloads.push(Payload::TsR(TrafficSelector::from_selectors(&ts_local)));
+    payloads.extend(resources::notify(resource));
     let terms = Terms {
         role: Role::Responder,
         chosen: &chosen,
@@ -225,6 +260,7 @@ pub(super) fn answer(
         shared: shared.as_ref(),
         nonces: &nonces,
         activate,
+        resource,
     };
     let sa = terms.child(core, ts_local, ts_remote);
     let group = chosen.group;
@@ -251,6 +287,7 @@ struct Terms<'a> {
     shared: Option<&'a Secret>,
     nonces: &'a Nonces,
     activate: Activate,
+    resource: Resource,
 }
 
 impl Terms<'_> {
@@ -283,6 +320,7 @@ impl Terms<'_> {
             lifetime: core.policy.lifetime,
             replay_window: core.policy.replay_window,
             initiator: self.role.is_initiator(),
+            resource: self.resource,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::super::Core;
 use super::super::children::{Child, State};
 use super::super::collision::{Nonces, Redundant, redundant};
 use super::super::queue::{Job, Work};
-use super::offer::{self, Agreed, Offer};
+use super::offer::{self, Agreed, Becomes, Offer};
 use super::{Answer, Request, Task};
 use crate::types::{Activate, ChildEnd};
 use crate::wire::{ExchangeType, Notify, NotifyType, Payload, Payloads, ProtocolId};
@@ -37,9 +37,11 @@ pub(super) fn build(core: &mut Core, job: &Job, spi_in: u32, group: Option<Group
         .filter(|child| child.state == State::Installed)?;
     let (spi_out, known) = (child.sa.spi_out, child.group);
     let (ts_local, ts_remote) = (child.sa.ts_local.clone(), child.sa.ts_remote.clone());
+    // A successor is bound to what it replaces was bound to (RFC 9611 section 4).
+    let resource = child.sa.resource;
     // What the last exchange about this child did is what the peer is known to accept.
     let group = group.or_else(|| known.unwrap_or_else(|| core.policy_group()));
-    let (offer, mut payloads) = match Offer::make(core, ts_local, ts_remote, group) {
+    let (offer, mut payloads) = match Offer::make(core, ts_local, ts_remote, group, resource) {
         Ok(made) => made,
         Err(error) => {
             core.warn(format!("child SA not rekeyed: {error}"));
@@ -208,6 +210,7 @@ impl RekeyChild {
             ts_local: child.sa.ts_local.clone(),
             ts_remote: child.sa.ts_remote.clone(),
             group: None,
+            resource: child.sa.resource,
         };
         core.drop_child(self.old, ChildEnd::Failed);
         core.want(now, work);
@@ -241,7 +244,7 @@ pub(in crate::established) fn handle(
             ..rekey.clone()
         });
     };
-    let old = child.sa.spi_in;
+    let (old, resource) = (child.sa.spi_in, child.sa.resource);
     let ended = matches!(child.state, State::Deleting | State::Replaced | State::Leaving);
     // What some clients widen in a rekey is narrowed again to what the child had.
     let (local, remote) = (child.sa.ts_local.clone(), child.sa.ts_remote.clone());
@@ -263,7 +266,7 @@ pub(in crate::established) fn handle(
         // The peer rekeys and never deletes.
         return Answer::refuse(Notify::new(NotifyType::NO_ADDITIONAL_SAS));
     }
-    match offer::answer(core, request, &local, &remote, Activate::OnFirstInbound) {
+    match offer::answer(core, request, &local, &remote, Becomes::Successor(resource)) {
         Ok((agreed, payloads)) => {
             core.counters.child_rekeys += 1;
             offer::announce(core, &agreed.sa, Some(old));

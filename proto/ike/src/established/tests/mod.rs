@@ -23,6 +23,7 @@ mod messages;
 mod post;
 mod random;
 mod redirect;
+mod resources;
 mod snapshots;
 mod sync;
 mod takeover;
@@ -43,8 +44,8 @@ use super::{Core, CoreSnapshot, EstablishedParts};
 use crate::keys::{IkeKeys, child_keymat};
 use crate::types::{
     Activate, ChildEnd, ChildPolicy, ChildSa, CloseReason, Command, Context, Counters, Event, GatewayId,
-    Identity, IkeSuite, Input, Lifetime, Mode, NatFindings, Output, RekeyPolicy, Role, SecurityProtocol,
-    SpiAllocator, Timing,
+    Identity, IkeSuite, Input, Lifetime, Mode, NatFindings, Output, RekeyPolicy, Resource, Role,
+    SecurityProtocol, SpiAllocator, Timing,
 };
 use crate::wire::proposal::{ChildProposal, IkeProposal};
 use crate::wire::protect::{Content, IvSource, open, seal};
@@ -190,6 +191,7 @@ impl Side {
             lifetime: setup.child_life,
             replay_window: 64,
             initiator,
+            resource: setup.first,
         };
         let parts = EstablishedParts {
             role,
@@ -216,6 +218,11 @@ impl Side {
                 lifetime: setup.child_life,
                 replay_window: 64,
                 worker: 0,
+                resources: if initiator {
+                    setup.resources.0.clone()
+                } else {
+                    setup.resources.1.clone()
+                },
                 rekey: setup.rekey,
                 max_children: setup.max_children,
             },

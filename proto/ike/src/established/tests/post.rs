@@ -119,6 +119,10 @@ pub(in crate::established) struct Setup {
     pub(in crate::established) timing: Timing,
     pub(in crate::established) max_children: u16,
     pub(in crate::established) message_id_sync: bool,
+    /// Workers of further child SAs with the same selectors, of the initiator and of the responder.
+    pub(in crate::established) resources: (Vec<u8>, Vec<u8>),
+    /// What IKE_AUTH has agreed on about the first one.
+    pub(in crate::established) first: Resource,
     /// IKE messages under AES-CBC: with counter modes nobody synchronizes after a takeover.
     pub(in crate::established) random_ivs: bool,
     pub(in crate::established) seed: u64,
@@ -139,6 +143,8 @@ impl Default for Setup {
             timing: Timing::default(),
             max_children: 8,
             message_id_sync: true,
+            resources: (Vec::new(), Vec::new()),
+            first: Resource::None,
             random_ivs: false,
             seed: 1,
         }
