@@ -1,6 +1,6 @@
 //! From a negotiated child SA to what a worker installs.
 
-use dataplane::{Activate, Encap, Limits, SaPair};
+use dataplane::{Activate, Encap, Limits, Resource, SaPair};
 use esp::{InboundParams, OutboundParams};
 
 use crate::node::Node;
@@ -55,6 +55,11 @@ pub(crate) fn pair(node: &Node, slot: &Slot, child: &Child, first_seq: u64, ceil
             soft_octets: sa.lifetime.soft_octets,
             hard_octets: sa.lifetime.hard_octets,
             ..Limits::default()
+        },
+        resource: match sa.resource {
+            ike::Resource::None => Resource::None,
+            ike::Resource::Fallback => Resource::Fallback,
+            ike::Resource::Bound(number) => Resource::Bound(number),
         },
         path_mtu: None,
         df: esp::tunnel::DfRule::Clear,

@@ -111,7 +111,7 @@ pub fn child(
     tenant: &Tenant,
     addresses: &[IpAddr],
     remote: IpAddr,
-    worker: u8,
+    (worker, workers): (u8, u8),
 ) -> ChildPolicy {
     let ts_remote = if !connection.remote_ts.is_empty() {
         connection.remote_ts.clone()
@@ -131,6 +131,7 @@ pub fn child(
         lifetime,
         replay_window: connection.replay_window,
         worker,
+        resources: resources(worker, workers, connection.per_resource_sas.count(workers)),
         rekey: match connection.rekey_policy {
             WhoRekeys::Initiate => RekeyPolicy::AtSoftLimit,
             WhoRekeys::LastResort => RekeyPolicy::BeforeHardLimit,
@@ -138,6 +139,15 @@ pub fn child(
         },
         max_children: u16::try_from(tenant.limits.max_children).unwrap_or(u16::MAX),
     }
+}
+
+/// The workers of `count` further child SAs with the same selectors, in turn from the one behind the peer's own, which has
+/// the first child SA.
+fn resources(worker: u8, workers: u8, count: u8) -> Vec<u8> {
+    let workers = u16::from(workers.max(1));
+    (1..=u16::from(count))
+        .filter_map(|step| u8::try_from((u16::from(worker) + step) % workers).ok())
+        .collect()
 }
 
 /// The lifetime of an IKE SA.
@@ -305,6 +315,7 @@ mod tests {
             replay_window: 1_024,
             rekey_policy: WhoRekeys::LastResort,
             mobike: false,
+            per_resource_sas: tenants::model::PerResourceSas::Off,
         }
     }
 
@@ -350,7 +361,7 @@ mod tests {
     fn a_user_may_send_from_its_own_addresses_alone() {
         let remote = "198.51.100.7".parse().unwrap();
         let addresses = ["10.77.0.5".parse().unwrap(), "2001:db8::5".parse().unwrap()];
-        let policy = child(&connection(), &tenant(), &addresses, remote, 3);
+        let policy = child(&connection(), &tenant(), &addresses, remote, (3, 4));
         assert_eq!(policy.ts_remote, addresses.map(Selector::host));
         assert_eq!((policy.worker, policy.rekey), (3, RekeyPolicy::BeforeHardLimit));
         assert_eq!(
@@ -364,14 +375,35 @@ mod tests {
         );
         // Without a virtual address it is the outer one, and a site's networks are its own.
         assert_eq!(
-            child(&connection(), &tenant(), &[], remote, 0).ts_remote,
+            child(&connection(), &tenant(), &[], remote, (0, 1)).ts_remote,
             vec![Selector::host(remote)]
         );
         let site = Connection {
             remote_ts: vec![Selector::prefix("10.9.0.0/16".parse().unwrap())],
             ..connection()
         };
-        assert_eq!(child(&site, &tenant(), &[], remote, 0).ts_remote, site.remote_ts);
+        assert_eq!(
+            child(&site, &tenant(), &[], remote, (0, 1)).ts_remote,
+            site.remote_ts
+        );
+    }
+
+    #[test]
+    fn further_child_sas_begin_at_the_worker_behind_the_peers_own() {
+        use tenants::model::PerResourceSas::{Auto, Number, Off};
+        let of = |setting, place| {
+            let site = Connection {
+                per_resource_sas: setting,
+                ..connection()
+            };
+            child(&site, &tenant(), &[], "198.51.100.7".parse().unwrap(), place).resources
+        };
+        assert_eq!(of(Off, (1, 4)), Vec::<u8>::new());
+        assert_eq!(of(Auto, (1, 4)), [2, 3, 0, 1]);
+        assert_eq!(of(Number(2), (3, 4)), [0, 1]);
+        // More than there are workers: the peer has that many, and shares ours.
+        assert_eq!(of(Number(3), (0, 2)), [1, 0, 1]);
+        assert_eq!(of(Auto, (0, 1)), [0]);
     }
 
     #[test]

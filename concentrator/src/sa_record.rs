@@ -28,7 +28,7 @@ pub const CEILING_PREFIX: &str = "seq/";
 pub const CHECKPOINT_PREFIX: &str = "cp/";
 
 /// The layout; a record of another one is not read.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// A session at rest.
 #[derive(Serialize, Deserialize)]

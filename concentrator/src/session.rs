@@ -296,6 +296,8 @@ impl Child {
             last_in_time: (last > 0).then(|| timestamp(UNIX_EPOCH + Duration::from_millis(last))),
             rekeys: self.rekeys,
             esn: self.sa.esn,
+            resource: self.sa.resource.to_string(),
+            worker: u32::from(dataplane::worker_of_spi(self.sa.spi_in)),
         }
     }
 }

@@ -187,6 +187,9 @@ pub struct Tunnel {
     /// Do without UDP encapsulation where no NAT is in the way.
     #[arg(long)]
     pub raw: bool,
+    /// Threads that carry packets, 1 to 8. With more than one the gateway is asked for a child SA for each (RFC 9611).
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub workers: u8,
     /// Library of the packets' AEAD by name; auto: the one that is measured to be the fastest here.
     #[arg(long, default_value = "auto", value_name = "LIBRARY")]
     pub aead: String,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use crypto::{Cipher, Provider, Random as _, SystemRandom};
 use dataplane::{
-    Activate, Config, Domain, Encap, Holder, IkeSocket, Limits, SaPair, WorkerCommand, WorkerEvent,
+    Activate, Config, Domain, Encap, Holder, IkeSocket, Limits, Resource, SaPair, WorkerCommand, WorkerEvent,
     WorkerHandle,
 };
 use ike::config::Assigned;
@@ -27,9 +27,8 @@ use crate::plan::Plan;
 use crate::run::own_address;
 use crate::user::marker;
 
-/// The only routing domain, the only worker, the only session.
+/// The only routing domain, the only session.
 const DOMAIN: u32 = 1;
-const WORKER: u8 = 0;
 const SESSION: u64 = 1;
 /// How long logging out may take.
 const LOGOUT: Duration = Duration::from_secs(3);
@@ -80,7 +79,7 @@ struct Tunnel {
     credential: Credential,
     ike: IkeSa,
     holder: Holder,
-    worker: WorkerHandle,
+    workers: Vec<WorkerHandle>,
     sockets: Vec<(UdpSocket, SocketAddr, bool)>,
     assigned: Assigned,
     attached: bool,
@@ -95,17 +94,19 @@ async fn run(plan: &Plan, options: &cli::Tunnel) -> Result<bool> {
     };
     let holder = Holder::open(Config {
         listen: vec![local],
-        workers: 1,
+        workers: options.workers,
         ..Config::default()
     })?;
     let (sender, mut events) = mpsc::channel(EVENTS);
-    let worker = holder.start_worker(
-        WORKER,
-        Box::new(move |event| {
+    let start = |index| {
+        let sender = sender.clone();
+        let tell = move |event| {
             // Full or closed: nobody waits for it.
             let _ = sender.try_send(event);
-        }),
-    )?;
+        };
+        holder.start_worker(index, Box::new(tell))
+    };
+    let workers: Vec<_> = (0..options.workers).map(start).collect::<Result<_, _>>()?;
     let sockets = holder
         .ike_sockets()?
         .into_iter()
@@ -114,6 +115,8 @@ async fn run(plan: &Plan, options: &cli::Tunnel) -> Result<bool> {
     let now = Instant::now();
     let mut config = plan.initiator();
     config.force_encap = !options.raw;
+    // The first child SA is the first worker's.
+    config.child.resources = (1..options.workers).collect();
     let context = Context {
         random: Box::new(SystemRandom),
         spis: Arc::new(Spis(Mutex::new(SystemRandom))),
@@ -134,7 +137,7 @@ async fn run(plan: &Plan, options: &cli::Tunnel) -> Result<bool> {
         credential: plan.credentials.of(0, plan.identity(0)?)?,
         ike,
         holder,
-        worker,
+        workers,
         sockets,
         assigned: Assigned::default(),
         attached: false,
@@ -176,7 +179,9 @@ async fn run(plan: &Plan, options: &cli::Tunnel) -> Result<bool> {
             tunnel.ike.handle(Instant::now(), Input::Command(Command::Close));
         }
     }
-    tunnel.holder.stop_worker(WORKER);
+    for index in 0..options.workers {
+        tunnel.holder.stop_worker(index);
+    }
     match tunnel.fault.filter(|_| close_by.is_none()) {
         Some(fault) => {
             say(&fault);
@@ -266,15 +271,19 @@ impl Tunnel {
             Event::Configured(assigned) => self.assigned = *assigned,
             Event::ChildUp(child) => {
                 self.attach(&child)?;
+                let resource = child.resource;
                 self.install(*child)?;
-                say("tunnel up");
+                match resource {
+                    ike::Resource::Bound(number) => say(&format!("one more child SA, for resource {number}")),
+                    ike::Resource::None | ike::Resource::Fallback => say("tunnel up"),
+                }
             }
             Event::ChildRekeyed { new, .. } => self.install(*new)?,
             Event::ChildLeaving { spi_in } => {
-                let _ = self.worker.send(WorkerCommand::StopSending { spi_in });
+                let _ = self.worker(spi_in)?.send(WorkerCommand::StopSending { spi_in });
             }
             Event::ChildDown { spi_in, .. } => {
-                let _ = self.worker.send(WorkerCommand::Remove { spi_in });
+                let _ = self.worker(spi_in)?.send(WorkerCommand::Remove { spi_in });
             }
             Event::ChildFailed { reason } => self.fault = Some(format!("no child SA: {reason}")),
             Event::Failed(failure) => self.fault = Some(failure.to_string()),
@@ -339,6 +348,12 @@ impl Tunnel {
         Ok(())
     }
 
+    /// The worker that an inbound SPI names.
+    fn worker(&self, spi_in: u32) -> Result<&WorkerHandle> {
+        let index = dataplane::serving_worker(spi_in, self.options.workers);
+        self.workers.get(usize::from(index)).context("worker")
+    }
+
     fn install(&self, child: ChildSa) -> Result<()> {
         let pair = SaPair {
             session: SESSION,
@@ -374,17 +389,22 @@ impl Tunnel {
                 ike::Activate::OnFirstInbound => Activate::OnFirstInbound,
             },
             limits: Limits::default(),
+            resource: match child.resource {
+                ike::Resource::None => Resource::None,
+                ike::Resource::Fallback => Resource::Fallback,
+                ike::Resource::Bound(number) => Resource::Bound(number),
+            },
             path_mtu: None,
             df: esp::tunnel::DfRule::Clear,
         };
-        self.worker
+        self.worker(child.spi_in)?
             .send(WorkerCommand::Install(Box::new(pair)))
             .context("worker")?;
         Ok(())
     }
 }
 
-/// SPIs at random, of worker 0.
+/// SPIs at random, with the worker's name.
 struct Spis(Mutex<SystemRandom>);
 
 impl SpiAllocator for Spis {

@@ -118,6 +118,7 @@ fn connection(connection: &Connection, meta: Option<&Meta>) -> v1::Connection {
         dpd_secs: Some(connection.dpd_secs.unwrap_or(0)),
         replay_window: Some(connection.replay_window),
         mobike: None,
+        per_resource_sas: connection.per_resource_sas.to_string(),
         ..v1::Connection::default()
     };
     external.set_rekey_policy(match connection.rekey_policy {

@@ -115,6 +115,43 @@ pub enum RekeyPolicy {
     Never,
 }
 
+/// How many child SAs with the same selectors a peer may have beside the first one (RFC 9611).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PerResourceSas {
+    /// None.
+    #[default]
+    Off,
+    /// As many as the node has workers.
+    Auto,
+    /// So many, 1 to [`PerResourceSas::MAX`].
+    Number(u8),
+}
+
+impl PerResourceSas {
+    /// The most for one peer and one set of selectors.
+    pub const MAX: u8 = 8;
+
+    /// How many at a node with `workers` workers.
+    pub fn count(self, workers: u8) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Auto => workers.min(Self::MAX),
+            Self::Number(number) => number.min(Self::MAX),
+        }
+    }
+}
+
+impl std::fmt::Display for PerResourceSas {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Auto => f.write_str("auto"),
+            Self::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
 /// Lifetimes of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lifetimes {
@@ -188,6 +225,9 @@ pub struct Connection {
     pub rekey_policy: RekeyPolicy,
     /// Reserved for MOBIKE.
     pub mobike: bool,
+    /// Child SAs with the same selectors, for peers that ask for them.
+    #[serde(default)]
+    pub per_resource_sas: PerResourceSas,
 }
 
 /// A range of virtual addresses.

@@ -111,6 +111,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         encap,
         activate: Activate::Now,
         limits: Limits::default(),
+        resource: dataplane::Resource::None,
         path_mtu: None,
         df: esp::tunnel::DfRule::Clear,
     };

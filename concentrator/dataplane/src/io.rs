@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use esp::DropReason;
 use esp::tunnel::Outer;
+use ipnet::IpNet;
 
 use crate::handover::Parcel;
 use crate::message::{Encap, WorkerEvent};
@@ -80,6 +81,9 @@ pub trait PacketIo {
     fn write_inner(&mut self, domain: u32, parts: &[IoSlice<'_>]) -> Result<(), Refused>;
     /// Gives a packet to the worker that owns its SA; false if its queue is full.
     fn hand_over(&mut self, worker: u8, parcel: Parcel<'_>) -> bool;
+    /// Has the kernel give packets for these destinations of a domain to one of several workers each (a bit for each of
+    /// them) by their flow, as [`crate::groups`] does. It may have no such means: then they come to other workers.
+    fn steer(&mut self, _domain: u32, _spread: &[(IpNet, u32)]) {}
     /// Tells the control plane.
     fn event(&mut self, event: WorkerEvent);
     /// The socket with this local address and encapsulation.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use esp::tunnel::Outer;
+use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::fast::frame::Around;
@@ -525,6 +526,13 @@ impl PacketIo for KernelIo<'_> {
         }
         // A full batch goes at once.
         mailbox.post(std::mem::take(batch)) == 0 && batch.push(parcel)
+    }
+
+    fn steer(&mut self, domain: u32, spread: &[(IpNet, u32)]) {
+        if let Some(queue) = self.queues.get(&domain) {
+            // A kernel that refuses has refused the first program too, and the domain's report says so.
+            let _ = queue.queue.steer(self.seat.workers, spread);
+        }
     }
 
     fn event(&mut self, event: WorkerEvent) {

@@ -29,6 +29,7 @@ mod config;
 mod fast;
 mod forward;
 mod forward_io;
+mod groups;
 mod handover;
 mod holder;
 mod icmp;
@@ -52,7 +53,7 @@ pub use handover::{Batch, Origin, Parcel};
 pub use holder::{DomainError, Holder, IkeSocket, OpenError, StartError};
 pub use io::{Arrival, PacketIo, PortId, Refused};
 pub use message::{
-    Activate, Encap, Limits, Reply, SaPair, SaStats, WorkerCommand, WorkerCounters, WorkerEvent,
+    Activate, Encap, Limits, Reply, Resource, SaPair, SaStats, WorkerCommand, WorkerCounters, WorkerEvent,
 };
 pub use routes::Owners;
 pub use segment::{Burst, SegmentError};

@@ -36,10 +36,26 @@ pub struct SaPair {
     pub activate: Activate,
     /// When the worker reports that the pair should be or is used up.
     pub limits: Limits,
+    /// Its place among the pairs of the session for the same traffic.
+    pub resource: Resource,
     /// Largest inner packet in octets on this path; the domain's MTU if `None`.
     pub path_mtu: Option<u16>,
     /// The DF bit of outer IPv4 headers (RFC 4301 section 8.1).
     pub df: DfRule,
+}
+
+/// The place of a pair among those of its session for the same traffic (RFC 9611). Flows to the peer are spread over the
+/// workers that have a pair with a place.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Resource {
+    /// None: a newer pair for the same traffic takes over what is sent.
+    #[default]
+    None,
+    /// The first of a group: its worker sends by it what it has no other pair of the group for.
+    Fallback,
+    /// Bound to a resource of this side by its number. Several may be at one worker. One that waits for its first packet
+    /// ([`Activate::OnFirstInbound`]) waits ten seconds at most: a peer may never send by it.
+    Bound(u8),
 }
 
 /// What carries ESP packets.

@@ -1,12 +1,17 @@
 //! Who carries packets to an inner destination: exact hosts by hash, prefixes by trie, in each the newest last.
 
 use std::net::IpAddr;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use ip::Selector;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use rustc_hash::FxHashMap;
+
+use crate::groups::Group;
+
+/// Groups that the kernel is told of.
+const MAX_SPREAD: usize = 256;
 
 /// Values by the destinations that selectors cover.
 #[derive(Debug)]
@@ -120,50 +125,159 @@ fn longest_first<P: prefix_trie::Prefix, V, T>(
 /// Which worker owns the SAs of which destination, for all workers. Locked only for packets that the worker at which they
 /// arrived has no exact host entry for.
 #[derive(Debug, Default)]
-pub struct Owners(RwLock<FxHashMap<u32, Routes<u8>>>);
+pub struct Owners(RwLock<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// By domain.
+    routes: FxHashMap<u32, Routes<Owner>>,
+    groups: FxHashMap<u32, Arc<Group>>,
+    numbers: FxHashMap<GroupKey, u32>,
+    last: u32,
+}
+
+/// Who serves a destination: a worker, alone or with others of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Owner {
+    worker: u8,
+    group: Option<u32>,
+}
+
+/// What the pairs of a group have in common.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct GroupKey {
+    pub(crate) session: u64,
+    pub(crate) domain: u32,
+    pub(crate) ts_local: Vec<Selector>,
+    pub(crate) ts_remote: Vec<Selector>,
+}
+
+/// A pair's part in a group.
+#[derive(Clone, Debug)]
+pub(crate) struct Membership {
+    pub(crate) group: Arc<Group>,
+    number: u32,
+}
 
 impl Owners {
-    pub(crate) fn add(&self, domain: u32, selectors: &[Selector], worker: u8) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(domain)
-            .or_default()
-            .insert(selectors, worker);
+    fn table(&self) -> RwLockWriteGuard<'_, Table> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn remove(&self, domain: u32, selectors: &[Selector], worker: u8) {
-        if let Some(routes) = self
-            .0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_mut(&domain)
-        {
-            routes.remove(selectors, worker);
+    /// Makes a pair one of its group, which is new if nobody else is in it.
+    pub(crate) fn join(&self, key: GroupKey) -> Membership {
+        let table = &mut *self.table();
+        let number = *table.numbers.entry(key).or_insert_with(|| {
+            table.last = table.last.wrapping_add(1);
+            table.last
+        });
+        let group = Arc::clone(table.groups.entry(number).or_default());
+        Membership { group, number }
+    }
+
+    /// Gives groups up that no pair is in any more.
+    fn tidy(table: &mut Table) {
+        table.groups.retain(|_, group| Arc::strong_count(group) > 1);
+        let groups = &table.groups;
+        table.numbers.retain(|_, number| groups.contains_key(number));
+    }
+
+    /// Ends a pair's part in its group.
+    pub(crate) fn leave(&self, membership: Membership) {
+        let table = &mut *self.table();
+        let Membership { group, number } = membership;
+        drop(group);
+        let is_last = table
+            .groups
+            .get(&number)
+            .is_some_and(|group| Arc::strong_count(group) == 1);
+        if is_last {
+            Self::tidy(table);
+        }
+    }
+
+    pub(crate) fn add(
+        &self,
+        domain: u32,
+        selectors: &[Selector],
+        worker: u8,
+        membership: Option<&Membership>,
+    ) {
+        let group = membership.map(|membership| membership.number);
+        let routes = &mut self.table().routes;
+        let routes = routes.entry(domain).or_default();
+        routes.insert(selectors, Owner { worker, group });
+    }
+
+    pub(crate) fn remove(
+        &self,
+        domain: u32,
+        selectors: &[Selector],
+        worker: u8,
+        membership: Option<&Membership>,
+    ) {
+        let group = membership.map(|membership| membership.number);
+        if let Some(routes) = self.table().routes.get_mut(&domain) {
+            routes.remove(selectors, Owner { worker, group });
         }
     }
 
     /// Forgets everything of a worker that ended.
     pub(crate) fn forget(&self, worker: u8) {
-        for routes in self
-            .0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values_mut()
-        {
-            routes.retain(|owner| *owner != worker);
+        let table = &mut *self.table();
+        for routes in table.routes.values_mut() {
+            routes.retain(|owner| owner.worker != worker);
         }
+        for group in table.groups.values() {
+            group.set(worker, false);
+        }
+        Self::tidy(table);
     }
 
-    /// The worker that owns the most specific entry for a destination, `mine` if it is one of several.
-    pub(crate) fn of(&self, domain: u32, addr: IpAddr, mine: u8) -> Option<u8> {
-        let owners = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        owners.get(&domain)?.find(addr, |workers| {
-            workers
-                .iter()
-                .copied()
-                .find(|w| *w == mine)
-                .or(workers.last().copied())
+    /// The destinations that several workers serve: domain, prefix, a bit for each worker that can send; sorted, of the
+    /// first [`MAX_SPREAD`] groups that have been made.
+    pub(crate) fn spread(&self) -> Vec<(u32, IpNet, u32)> {
+        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut groups: Vec<(&GroupKey, u32, u32)> = table
+            .numbers
+            .iter()
+            .filter_map(|(key, number)| Some((key, *number, table.groups.get(number)?.workers())))
+            .filter(|(_, _, workers)| *workers != 0)
+            .collect();
+        groups.sort_unstable_by_key(|(_, number, _)| *number);
+        let mut spread: Vec<(u32, IpNet, u32)> = groups
+            .into_iter()
+            .take(MAX_SPREAD)
+            .flat_map(|(key, _, workers)| {
+                let nets = key.ts_remote.iter().flat_map(Selector::to_prefixes);
+                nets.map(move |net| (key.domain, net, workers))
+            })
+            .collect();
+        spread.sort_unstable();
+        spread
+    }
+
+    /// The worker of a flow among those that serve a peer together; each of them has said itself that it can send.
+    pub(crate) fn of_group(&self, domain: u32, addr: IpAddr, flow: impl Fn() -> u32) -> Option<u8> {
+        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        table.routes.get(&domain)?.find(addr, |owners| {
+            let number = owners.last()?.group?;
+            table.groups.get(&number)?.worker_of(flow())
+        })
+    }
+
+    /// The worker that owns the most specific entry for a destination: the one of a `flow` if several serve the peer
+    /// together, otherwise `mine` if it is one of several.
+    pub(crate) fn of(&self, domain: u32, addr: IpAddr, mine: u8, flow: impl Fn() -> u32) -> Option<u8> {
+        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        table.routes.get(&domain)?.find(addr, |owners| {
+            let newest = owners.last()?;
+            let group = newest.group.and_then(|number| table.groups.get(&number));
+            if let Some(worker) = group.and_then(|group| group.worker_of(flow())) {
+                return Some(worker);
+            }
+            let own = owners.iter().find(|owner| owner.worker == mine);
+            Some(own.unwrap_or(newest).worker)
         })
     }
 }
@@ -217,13 +331,52 @@ mod tests {
         let owners = Owners::default();
         let (wide, host) = (selectors(&["10.0.0.0/8"]), selectors(&["10.0.0.5"]));
         let addr = "10.0.0.5".parse().unwrap();
-        owners.add(1, &wide, 0);
-        owners.add(1, &host, 1);
-        assert_eq!(owners.of(1, addr, 0), Some(1), "the host entry is more specific");
-        assert_eq!(owners.of(2, addr, 0), None, "another domain");
+        owners.add(1, &wide, 0, None);
+        owners.add(1, &host, 1, None);
+        assert_eq!(
+            owners.of(1, addr, 0, || 0),
+            Some(1),
+            "the host entry is more specific"
+        );
+        assert_eq!(owners.of(2, addr, 0, || 0), None, "another domain");
         owners.forget(1);
-        assert_eq!(owners.of(1, addr, 1), Some(0));
-        owners.remove(1, &wide, 0);
-        assert_eq!(owners.of(1, addr, 1), None);
+        assert_eq!(owners.of(1, addr, 1, || 0), Some(0));
+        owners.remove(1, &wide, 0, None);
+        assert_eq!(owners.of(1, addr, 1, || 0), None);
+    }
+
+    #[test]
+    fn a_group_lasts_as_long_as_one_pair_is_in_it() {
+        let owners = Owners::default();
+        let key = |session: u64| GroupKey {
+            session,
+            domain: 1,
+            ts_local: selectors(&["10.0.0.0/8"]),
+            ts_remote: selectors(&["10.9.0.0/16"]),
+        };
+        let (one, two, other) = (owners.join(key(1)), owners.join(key(1)), owners.join(key(2)));
+        assert!(Arc::ptr_eq(&one.group, &two.group) && !Arc::ptr_eq(&one.group, &other.group));
+        let addr = "10.9.0.1".parse().unwrap();
+        owners.add(1, &selectors(&["10.9.0.0/16"]), 0, Some(&one));
+        owners.add(1, &selectors(&["10.9.0.0/16"]), 1, Some(&two));
+        assert_eq!(
+            owners.of(1, addr, 0, || 5),
+            Some(0),
+            "nobody can send yet: as without groups"
+        );
+        one.group.set(0, true);
+        one.group.set(1, true);
+        let mut seen: Vec<_> = (0..64)
+            .filter_map(|flow| owners.of(1, addr, 0, || flow))
+            .collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, [0, 1]);
+        owners.forget(1);
+        assert!((0..64).all(|flow| owners.of(1, addr, 1, || flow) == Some(0)));
+        owners.leave(two);
+        owners.leave(one);
+        owners.leave(other);
+        assert!(owners.table().groups.is_empty() && owners.table().numbers.is_empty());
     }
 }

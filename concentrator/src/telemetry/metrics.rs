@@ -48,6 +48,7 @@ pub struct Metrics {
     sessions: UpDownCounter<i64>,
     logins: Counter<u64>,
     rekeys: Counter<u64>,
+    resources: Counter<u64>,
     octets: Counter<u64>,
     packets: Counter<u64>,
     esp_drops: Counter<u64>,
@@ -96,6 +97,12 @@ impl Metrics {
             rekeys: meter
                 .u64_counter("vpn.rekeys")
                 .with_description("Rekeys by kind")
+                .build(),
+            resources: meter
+                .u64_counter("vpn.child.resources")
+                .with_description(
+                    "Child SAs beside others with the same selectors (RFC 9611), by what became of them",
+                )
                 .build(),
             octets: meter
                 .u64_counter("vpn.esp.octets")
@@ -216,6 +223,12 @@ impl Metrics {
     pub fn rekey(&self, tenant: &str, kind: &'static str) {
         self.rekeys
             .add(1, &[self.tenants.label(tenant), KeyValue::new("kind", kind)]);
+    }
+
+    /// A child SA beside others with the same selectors was `made` or `refused`.
+    pub fn resource(&self, tenant: &str, what: &'static str) {
+        self.resources
+            .add(1, &[self.tenants.label(tenant), KeyValue::new("what", what)]);
     }
 
     /// Traffic of one SA since the last report: octets and packets of inner packets.

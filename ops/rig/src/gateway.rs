@@ -263,7 +263,7 @@ pub fn resources(tenant: &str, netns: &str, folder: &Path, gateway: &Pair, autho
          ---\nkind: Connection\ntenant: {tenant}\nname: psk\nlocal_id: {tenant}.vpn.example\nremote_ids: [ \"*@corp.example\" ]\n\
          auth: psk\nike_proposals: [ aes256gcm16-prfsha384-ecp384, aes256-sha256-modp2048, aes128gcm16-prfsha256-x25519, aes256-sha384-modp4096, aes128ctr-sha256-ecp256 ]\n\
          esp_proposals: [ aes256gcm16, aes256gcm16-ecp384, aes128gcm16, aes256-sha256, aes128-sha1, chacha20poly1305, aes256ctr-sha512 ]\n\
-         local_ts: [ 10.20.0.0/24, \"fd20::/64\" ]\npools: [ v4, v6 ]\ndns: [ 10.20.0.2 ]\ndpd_secs: 5\n\
+         local_ts: [ 10.20.0.0/24, \"fd20::/64\" ]\npools: [ v4, v6 ]\ndns: [ 10.20.0.2 ]\ndpd_secs: 5\nper_resource_sas: auto\n\
          ---\nkind: Connection\ntenant: {tenant}\nname: certificates\nlocal_id: {tenant}.vpn.example\nremote_ids: [ \"*@corp.example\" ]\n\
          auth: certificate\ncertificate: gateway\nlocal_ts: [ 10.20.0.0/24, \"fd20::/64\" ]\npools: [ v4, v6 ]\ndns: [ 10.20.0.2 ]\n\
          ike_proposals: [ aes256gcm16-prfsha384-ecp384, aes256-sha256-modp2048 ]\nesp_proposals: [ aes256gcm16, aes256-sha256 ]\n",

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{Checker, Violations, tenant};
 use crate::identity::IdPattern;
-use crate::model::{Auth, Connection, Lifetimes, RekeyPolicy};
+use crate::model::{Auth, Connection, Lifetimes, PerResourceSas, RekeyPolicy};
 use crate::proposal::{ProposalCheck, ProposalError};
 
 /// What identity patterns may be.
@@ -78,6 +78,7 @@ pub fn connection(
         replay_window,
         rekey_policy: rekey_policy(&mut check, external.rekey_policy),
         mobike: external.mobike.unwrap_or(false),
+        per_resource_sas: per_resource_sas(&mut check, &external.per_resource_sas),
     };
     if external.mobike == Some(true) {
         check.refuse("mobike", "is reserved", "leave it out");
@@ -235,6 +236,21 @@ fn windows(check: &mut Checker, external: &v1::Connection) -> (Option<u32>, u32)
         check.refuse("replay_window", format!("is {window}"), "32 to 4096");
     }
     (dpd_secs, window)
+}
+
+fn per_resource_sas(check: &mut Checker, text: &str) -> PerResourceSas {
+    match text {
+        "" | "off" | "0" => return PerResourceSas::Off,
+        "auto" => return PerResourceSas::Auto,
+        _ => {}
+    }
+    match text.parse() {
+        Ok(number @ 1..=PerResourceSas::MAX) => PerResourceSas::Number(number),
+        Ok(_) | Err(_) => {
+            check.refuse("per_resource_sas", format!("is \"{text}\""), "off, auto, 1 to 8");
+            PerResourceSas::Off
+        }
+    }
 }
 
 fn rekey_policy(check: &mut Checker, number: i32) -> RekeyPolicy {

@@ -106,6 +106,8 @@ fn wrong_connections_name_the_field() {
         ("replay_window", |c| c.replay_window = Some(0)),
         ("replay_window", |c| c.replay_window = Some(8192)),
         ("rekey_policy", |c| c.rekey_policy = 77),
+        ("per_resource_sas", |c| c.per_resource_sas = "9".into()),
+        ("per_resource_sas", |c| c.per_resource_sas = "many".into()),
         ("mobike", |c| c.mobike = Some(true)),
     ];
     for (field, change) in cases {
@@ -422,8 +424,10 @@ proptest! {
         window in 32..4096_u32,
         child_secs in 60..172_800_u32,
         weak in any::<bool>(),
+        resources in "off|auto|[1-8]",
     ) {
         let external = v1::Connection {
+            per_resource_sas: resources,
             dpd_secs: dpd,
             replay_window: Some(window),
             lifetimes: Some(v1::Lifetimes { child_secs, ..Default::default() }),

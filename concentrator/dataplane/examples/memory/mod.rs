@@ -138,6 +138,7 @@ pub(crate) fn pair(number: u32, is_sender: bool, suite: Suite) -> SaPair {
         encap: Encap::Udp,
         activate: Activate::Now,
         limits: Limits::default(),
+        resource: dataplane::Resource::None,
         path_mtu: None,
         df: esp::tunnel::DfRule::Clear,
     }

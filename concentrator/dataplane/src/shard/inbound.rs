@@ -284,10 +284,11 @@ impl Shard {
         }
         let is_now_active = authentic > 0 && pair.received(authentic, octets, now, io);
         if let Some(from) = moved.filter(|_| pair.may_move && pair.port == arrival.port) {
-            pair.moved(from, io);
+            pair.moved(from, now, io);
         }
         if is_now_active {
             self.supersede(spi);
+            self.tell_group(spi);
         }
     }
 }

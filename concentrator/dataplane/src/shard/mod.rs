@@ -6,6 +6,7 @@
 //!  PacketIo::transmit ◄─ Outbox: seal_burst of equal slots ◄─ MTU, MSS ◄─ Routes ◄─ Burst ◄─ PacketIo::read_inner
 //! ```
 
+mod groups;
 mod inbound;
 mod outbound;
 mod pair;
@@ -86,6 +87,8 @@ pub struct Shard {
     coalescer: Coalescer,
     opened: Vec<Result<esp::Opened, esp::DropReason>>,
     outbox: Outbox,
+    /// What worker 0 has told the kernel.
+    spread: groups::Spread,
     acquires: Allowance,
     icmp_errors: Allowance,
     report_at: Instant,
@@ -123,6 +126,7 @@ impl Shard {
             coalescer: Coalescer::new(),
             opened: Vec::with_capacity(64),
             outbox: Outbox::new(),
+            spread: Vec::new(),
             acquires: Allowance::new(ACQUIRES, now),
             icmp_errors: Allowance::new(ICMP_ERRORS, now),
             report_at: now + REPORT_EVERY,
@@ -235,6 +239,8 @@ impl Shard {
 
     /// Makes a domain known or changes what is known of it.
     pub fn attach_domain(&mut self, facts: DomainFacts) {
+        // The device may be another one, which knows nothing.
+        self.spread.retain(|(domain, ..)| *domain != facts.id);
         self.domains.insert(facts.id, facts);
     }
 
@@ -265,6 +271,7 @@ impl Shard {
                 {
                     pair.superseded = true;
                 }
+                self.tell_group(spi_in);
             }
             WorkerCommand::RemoveSlot { slot } => self.remove_slot(slot),
             WorkerCommand::Forward { slot, to } => {
@@ -282,7 +289,7 @@ impl Shard {
                     .get(&spi_in)
                     .and_then(|s| self.pairs.get_mut(*s as usize)?.as_deref_mut())
                 {
-                    pair.peer = remote;
+                    pair.move_to(remote, now);
                     let port = local
                         .zip(io.describe(pair.port))
                         .and_then(|(local, (_, encap))| io.port(local, encap));
@@ -325,6 +332,7 @@ impl Shard {
     }
 
     fn report(&mut self, io: &mut impl PacketIo, now: Instant) {
+        self.review_groups(io, now);
         let stats: Vec<SaStats> = self
             .pairs
             .iter_mut()

@@ -10,6 +10,7 @@ use ip::packet::{Fragment, Summary};
 
 use super::pair::{Pair, Place};
 use super::{DomainFacts, MAX_READS, Shard};
+use crate::groups;
 use crate::handover::{Origin, Parcel};
 use crate::io::{PacketIo, Refused};
 use crate::message::WorkerEvent;
@@ -128,8 +129,9 @@ impl Shard {
         let Ok(summary) = ip::packet::summarize(packet) else {
             return self.counters.drops.add(DropReason::NotIp, count as u64);
         };
-        let Some(slot) = self.choose(domain, &summary, is_final) else {
-            return self.send_elsewhere(domain, data, &summary, count, is_final, io, now);
+        let slot = match self.choose(domain, &summary, is_final) {
+            Ok(slot) => slot,
+            Err(owner) => return self.send_elsewhere(domain, data, &summary, count, owner, io, now),
         };
         let Some(facts) = self.domains.get(&domain) else {
             return;
@@ -191,13 +193,15 @@ impl Shard {
         }
     }
 
-    /// The pair for an outbound packet: of those whose selectors match the newest that is active and not superseded, else
-    /// the newest. Without `is_final`
-    /// a worker among several answers only for what is its own by the most specific entry of all.
-    fn choose(&self, domain: u32, summary: &Summary, is_final: bool) -> Option<Place> {
-        let routes = self.routes.get(&domain)?;
+    /// The pair for an outbound packet: of those whose selectors match the newest that can be sent by, else the newest; of
+    /// a group the one that the flow goes to. Without `is_final` a worker among several answers only for what is its own by
+    /// the most specific entry of all; otherwise it names the worker that has it, if there is one.
+    fn choose(&self, domain: u32, summary: &Summary, is_final: bool) -> Result<Place, Option<u8>> {
+        let is_shared = self.workers > 1 && !is_final;
+        let flow = || groups::flow_of(summary);
         let among = |slots: &[Place]| {
             let mut fallback = None;
+            let mut best: Option<(Place, &Pair, u32)> = None;
             for slot in slots.iter().rev() {
                 let Some(pair) = self.pairs.get(*slot as usize).and_then(Option::as_deref) else {
                     continue;
@@ -205,20 +209,43 @@ impl Shard {
                 if !pair.carries(summary) {
                     continue;
                 }
-                if pair.active && !pair.superseded && !pair.expired {
-                    return Some(*slot);
+                if !pair.can_send() {
+                    fallback = fallback.or(Some((*slot, pair)));
+                } else if pair.membership.is_none() {
+                    return best.map(|(slot, pair, _)| (slot, pair)).or(Some((*slot, pair)));
+                } else {
+                    let rank = pair.rank(flow());
+                    if best.is_none_or(|(_, one, highest)| rank > highest && pair.session == one.session) {
+                        best = Some((*slot, pair, rank));
+                    }
                 }
-                fallback = fallback.or(Some(*slot));
             }
-            fallback
+            best.map(|(slot, pair, _)| (slot, pair)).or(fallback)
         };
-        if self.workers > 1 && !is_final {
-            let exact = among(routes.host(summary.dst));
-            if exact.is_some() || self.owners.of(domain, summary.dst, self.worker) != Some(self.worker) {
-                return exact;
+        let routes = self.routes.get(&domain);
+        if is_shared {
+            if let Some((place, pair)) = routes.and_then(|routes| among(routes.host(summary.dst))) {
+                let group = pair.membership.as_ref().map(|membership| &membership.group);
+                let owner = group.and_then(|group| group.worker_of(flow()));
+                return match owner.filter(|owner| *owner != self.worker) {
+                    None => Ok(place),
+                    elsewhere => Err(elsewhere),
+                };
+            }
+            let owner = self.owners.of(domain, summary.dst, self.worker, flow);
+            if owner != Some(self.worker) {
+                return Err(owner);
             }
         }
-        routes.find(summary.dst, among)
+        let found = routes.and_then(|routes| routes.find(summary.dst, among));
+        if is_final && self.workers > 1 && !found.is_some_and(|(_, pair)| pair.can_send()) {
+            // The pair went while the packet was under way to it; a worker that is left of its group has one.
+            let owner = self.owners.of_group(domain, summary.dst, flow);
+            if let Some(owner) = owner.filter(|owner| *owner != self.worker) {
+                return Err(Some(owner));
+            }
+        }
+        found.map(|(place, _)| place).ok_or(None)
     }
 
     /// What no SA here carries: to the worker that has one, or else the control plane may bring one up.
@@ -229,16 +256,11 @@ impl Shard {
         data: &[u8],
         summary: &Summary,
         count: usize,
-        is_final: bool,
+        owner: Option<u8>,
         io: &mut impl PacketIo,
         now: Instant,
     ) {
-        let owner = if is_final || self.workers < 2 {
-            None
-        } else {
-            self.owners.of(domain, summary.dst, self.worker)
-        };
-        if let Some(owner) = owner.filter(|owner| *owner != self.worker) {
+        if let Some(owner) = owner {
             if io.hand_over(
                 owner,
                 Parcel {

@@ -9,8 +9,10 @@ use esp::{InboundSa, OutboundSa};
 use ip::Selector;
 use ip::packet::Summary;
 
+use crate::groups;
 use crate::io::{PacketIo, PortId};
-use crate::message::{Activate, Encap, Limits, SaPair, SaStats, WorkerEvent};
+use crate::message::{Activate, Encap, Limits, Resource, SaPair, SaStats, WorkerEvent};
+use crate::routes::Membership;
 
 /// Index of a pair in its worker's table.
 pub(crate) type Place = u32;
@@ -30,6 +32,12 @@ pub(crate) struct Pair {
     /// The peer may move: its packets come in UDP.
     pub(crate) may_move: bool,
     pub(crate) path_mtu: Option<u16>,
+    pub(crate) resource: Resource,
+    /// With others at several workers, if it has a place.
+    pub(crate) membership: Option<Membership>,
+    /// Where the peer was before the control plane told of its move, and when that was: packets that were under way then
+    /// do not move it back. Other workers may have seen the move first.
+    left: Option<Box<(SocketAddr, Instant)>>,
     /// The DF bit of outer headers.
     pub(crate) df: DfRule,
     /// The outbound SA may be used although older ones are left.
@@ -53,6 +61,12 @@ pub(crate) struct Pair {
     dirty: bool,
 }
 
+/// How long a pair bound to a resource waits for its first packet before it is sent by: longer than the answer that brings
+/// it to the peer takes when it is lost.
+const WAIT: Duration = Duration::from_secs(10);
+/// How long packets of a peer that has moved may be under way.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// Index of the counters of each direction.
 const IN: usize = 0;
 const OUT: usize = 1;
@@ -72,6 +86,9 @@ impl Pair {
             port,
             may_move: pair.encap == Encap::Udp,
             path_mtu: pair.path_mtu,
+            resource: pair.resource,
+            membership: None,
+            left: None,
             df: pair.df,
             active: pair.activate == Activate::Now,
             superseded: false,
@@ -105,6 +122,41 @@ impl Pair {
             && self.domain == other.domain
             && self.ts_local == other.ts_local
             && self.ts_remote == other.ts_remote
+            && match (self.resource, other.resource) {
+                (Resource::Bound(one), Resource::Bound(other)) => one == other,
+                (Resource::Bound(_), _) | (_, Resource::Bound(_)) => false,
+                (Resource::None | Resource::Fallback, Resource::None | Resource::Fallback) => true,
+            }
+    }
+
+    /// Whether it is to be sent by.
+    pub(crate) fn can_send(&self) -> bool {
+        self.active && !self.superseded && !self.expired
+    }
+
+    /// What prefers it to others of its group at the same worker.
+    pub(crate) fn rank(&self, flow: u32) -> u32 {
+        match self.resource {
+            Resource::None | Resource::Fallback => 0,
+            Resource::Bound(number) => groups::rank(flow, number).max(1),
+        }
+    }
+
+    /// Uses a pair that has waited long enough for a peer that sends nothing by it. Whether it has become active.
+    pub(crate) fn tire_of_waiting(&mut self, now: Instant) -> bool {
+        let is_over = !self.active
+            && matches!(self.resource, Resource::Bound(_))
+            && now.saturating_duration_since(self.last_any) >= WAIT;
+        self.active |= is_over;
+        is_over
+    }
+
+    /// The control plane has found the peer elsewhere.
+    pub(crate) fn move_to(&mut self, remote: SocketAddr, now: Instant) {
+        if remote != self.peer {
+            self.left = Some(Box::new((self.peer, now)));
+            self.peer = remote;
+        }
     }
 
     /// Counts authenticated packets from the peer, some of which may have been dropped later. Whether the pair has become
@@ -149,8 +201,15 @@ impl Pair {
     }
 
     /// The address moved by an authenticated packet that advanced the window.
-    pub(crate) fn moved(&mut self, from: SocketAddr, io: &mut impl PacketIo) {
+    pub(crate) fn moved(&mut self, from: SocketAddr, now: Instant, io: &mut impl PacketIo) {
         if from != self.peer {
+            if let Some((left, at)) = self.left.as_deref()
+                && *left == from
+                && now.saturating_duration_since(*at) < SETTLING
+            {
+                return;
+            }
+            self.left = None;
             self.peer = from;
             io.event(WorkerEvent::PeerMoved {
                 session: self.session,

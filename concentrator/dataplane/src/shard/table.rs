@@ -8,7 +8,8 @@ use rustc_hash::FxHashMap;
 use super::Shard;
 use super::pair::{Pair, Place};
 use crate::io::PacketIo;
-use crate::message::{SaPair, WorkerEvent};
+use crate::message::{Resource, SaPair, WorkerEvent};
+use crate::routes::GroupKey;
 
 /// Pairs that are installed between two turns.
 const INSTALLS_A_TURN: usize = 64;
@@ -32,7 +33,7 @@ impl Shard {
             let Some((place, pair)) = self.removed.pop_front() else {
                 break;
             };
-            self.bury(place, &pair);
+            self.bury(place, pair);
         }
         for _ in 0..INSTALLS_A_TURN {
             let Some(pair) = self.backlog.pop_front() else {
@@ -65,7 +66,7 @@ impl Shard {
             );
             return;
         };
-        let pair = match Pair::new(pair, port, now) {
+        let mut pair = match Pair::new(pair, port, now) {
             Ok(pair) => pair,
             Err(e) => return refuse(&mut |e| io.event(e), e.to_string()),
         };
@@ -75,7 +76,17 @@ impl Shard {
             (self.pairs.len() - 1) as Place
         });
         self.by_spi.insert(spi_in, place);
-        self.owners.add(pair.domain, &pair.ts_remote, self.worker);
+        if pair.resource != Resource::None {
+            pair.membership = Some(self.owners.join(GroupKey {
+                session,
+                domain: pair.domain,
+                ts_local: pair.ts_local.clone(),
+                ts_remote: pair.ts_remote.clone(),
+            }));
+        }
+        let membership = pair.membership.as_ref();
+        self.owners
+            .add(pair.domain, &pair.ts_remote, self.worker, membership);
         self.routes
             .entry(pair.domain)
             .or_default()
@@ -86,6 +97,7 @@ impl Shard {
             self.by_session.entry(session).or_default().push(spi_in);
             if is_active {
                 self.supersede(spi_in);
+                self.tell_group(spi_in);
             }
         }
     }
@@ -128,7 +140,10 @@ impl Shard {
         };
         if let Some(pair) = self.pairs.get_mut(place as usize).and_then(Option::take) {
             Self::leave_session(&mut self.by_session, &pair);
-            self.bury(place, &pair);
+            if let Some(membership) = &pair.membership {
+                self.recount(pair.session, membership);
+            }
+            self.bury(place, pair);
         }
     }
 
@@ -137,6 +152,9 @@ impl Shard {
     pub(super) fn remove_slot(&mut self, slot: u8) {
         for (place, room) in (0..).zip(&mut self.pairs) {
             if let Some(pair) = room.take_if(|pair| pair.slot == slot) {
+                if let Some(membership) = &pair.membership {
+                    membership.group.set(self.worker, false);
+                }
                 self.by_spi.remove(&pair.spi_in);
                 Self::leave_session(&mut self.by_session, &pair);
                 self.removed.push_back((place, pair));
@@ -145,8 +163,13 @@ impl Shard {
     }
 
     /// Forgets the way to a place whose pair is gone, which may be taken again then.
-    fn bury(&mut self, place: Place, pair: &Pair) {
-        self.owners.remove(pair.domain, &pair.ts_remote, self.worker);
+    fn bury(&mut self, place: Place, mut pair: Box<Pair>) {
+        let membership = pair.membership.take();
+        self.owners
+            .remove(pair.domain, &pair.ts_remote, self.worker, membership.as_ref());
+        if let Some(membership) = membership {
+            self.owners.leave(membership);
+        }
         if let Some(routes) = self.routes.get_mut(&pair.domain) {
             routes.remove(&pair.ts_remote, place);
         }

@@ -1,5 +1,4 @@
 //! Extended BPF: a small assembler with labels, and the few commands of bpf(2) that are needed: programs, maps, links.
-//! Here is also the program by which a TUN device chooses the queue for a packet.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -68,6 +67,23 @@ pub(crate) struct Insn {
     registers: u8,
     offset: i16,
     immediate: i32,
+}
+
+impl Insn {
+    /// One that goes nowhere.
+    pub(crate) const fn new(code: u8, dst: u8, src: u8, immediate: i32) -> Self {
+        Self {
+            code,
+            registers: src << 4 | dst,
+            offset: 0,
+            immediate,
+        }
+    }
+
+    /// A jump over so many instructions.
+    pub(crate) fn go(&mut self, distance: i16) {
+        self.offset = distance;
+    }
 }
 
 /// A program under construction; jumps name labels, which may come later.
@@ -304,31 +320,6 @@ pub(crate) fn run(program: &impl AsFd, packet: &[u8]) -> io::Result<u32> {
     };
     // SAFETY: `packet` lives across the call and is only read.
     unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }.map(|_| attr.retval)
-}
-
-/// Loads the program that chooses the queue of a TUN device: the worker that owns the inner destination, the same as
-/// [`crate::worker_for`]. Needs CAP_BPF or CAP_SYS_ADMIN (or unprivileged BPF).
-pub(crate) fn load_queue_program(workers: u8) -> io::Result<OwnedFd> {
-    use code::*;
-    let mut program = Assembler::default();
-    program
-        .op(MOV_REG, 6, 1, 0, 0)
-        .op(LD_ABS_B, 0, 0, 0, 0)
-        .op(RSH_IMM, 0, 0, 0, 4)
-        .jump(JEQ_IMM, 0, 0, 4, "v4")
-        .jump(JEQ_IMM, 0, 0, 6, "v6")
-        .op(MOV_IMM, 0, 0, 0, 0)
-        .op(EXIT, 0, 0, 0, 0)
-        .label("v6")
-        // The last word of the destination.
-        .op(LD_ABS_W, 0, 0, 0, 36)
-        .jump(JA, 0, 0, 0, "choose")
-        .label("v4")
-        .op(LD_ABS_W, 0, 0, 0, 16)
-        .label("choose")
-        .op(MOD_IMM, 0, 0, 0, i32::from(workers.max(1)))
-        .op(EXIT, 0, 0, 0, 0);
-    load(PROG_TYPE_SOCKET_FILTER, &program.finish()?)
 }
 
 #[cfg(test)]

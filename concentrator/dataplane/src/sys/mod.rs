@@ -16,6 +16,7 @@ pub(crate) mod neighbours;
 pub(crate) mod netlink;
 pub(crate) mod netns;
 pub(crate) mod process;
+pub(crate) mod queues;
 pub(crate) mod socket;
 pub(crate) mod tun;
 pub(crate) mod wide;

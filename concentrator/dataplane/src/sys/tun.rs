@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-use super::ebpf;
+use ipnet::IpNet;
+
+use super::queues;
 use crate::config::Offloads;
 
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
@@ -149,19 +151,23 @@ impl Device {
         if workers < 2 {
             return;
         }
-        match ebpf::load_queue_program(workers).and_then(|program| {
-            let fd: c_int = program.as_raw_fd();
-            // SAFETY: TUNSETSTEERINGEBPF takes a pointer to an int (the descriptor of a program), which lives across
-            // the call; the device keeps its own reference to the program.
-            super::check(unsafe { libc::ioctl(first.0.as_raw_fd(), TUNSETSTEERINGEBPF, &raw const fd) })
-        }) {
-            Ok(_) => self.steering = true,
+        match first.steer(workers, &[]) {
+            Ok(()) => self.steering = true,
             Err(e) => self.notes.push(format!("queue steering refused: {e}")),
         }
     }
 }
 
 impl Queue {
+    /// Has the device choose queues by inner destination, and by flow for the destinations in `spread`.
+    pub(crate) fn steer(&self, workers: u8, spread: &[(IpNet, u32)]) -> io::Result<()> {
+        let program = queues::load_queue_program(workers, spread)?;
+        let fd: c_int = program.as_raw_fd();
+        // SAFETY: TUNSETSTEERINGEBPF takes a pointer to an int (the descriptor of a program), which lives across the
+        // call; the device keeps its own reference to the program.
+        super::check(unsafe { libc::ioctl(self.0.as_raw_fd(), TUNSETSTEERINGEBPF, &raw const fd) }).map(drop)
+    }
+
     /// Reads one `virtio_net_hdr` and packet; `None` when nothing waits.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match (&self.0).read(buffer) {

@@ -270,6 +270,7 @@ impl Agreement {
             encap: self.encap,
             activate: Activate::Now,
             limits: Limits::default(),
+            resource: dataplane::Resource::None,
             path_mtu: None,
             df: esp::tunnel::DfRule::Clear,
         }

@@ -36,6 +36,9 @@ impl IkeSaActor {
                 false
             }
             Event::Step { name, detail } => {
+                if let ("max_queue", Some(session)) = (name, self.session()) {
+                    self.node.metrics.resource(&session.facts.tenant, "refused");
+                }
                 self.step(Span {
                     name,
                     start: begun.0,
@@ -226,6 +229,9 @@ impl IkeSaActor {
             generation: self.slot.generation(),
             block: self.node.config.limits.sequence_block,
         };
+        if rekeys == 0 && matches!(sa.resource, ike::Resource::Bound(_)) {
+            self.node.metrics.resource(&session.facts.tenant, "made");
+        }
         let child = Child::new(sa, &session.facts, rekeys, born);
         session.add(Arc::clone(&child));
         let addr = ChildSaActor::install(&self.node, &self.slot, context.address(), child);
@@ -234,7 +240,7 @@ impl IkeSaActor {
             name: "install",
             start: begun.0,
             took: begun.1.elapsed(),
-            detail: format!("worker {}", session.facts.worker),
+            detail: format!("worker {}", self.node.serving_worker(spi_in)),
             failed: false,
         });
         self.node.sessions.changed(&session);

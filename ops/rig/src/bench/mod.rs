@@ -4,11 +4,12 @@
 //! ```text
 //!   path     client ── cable ── gateway ── TUN ── server, with any of the tunnels, or none
 //!   traffic  what is sent over it, and what is counted
-//!   esp, many, thin, overload, latency, syscalls, transform   ──►  Section  ──►  text, JSON, SVG, one HTML page
+//!   esp, many, thin, overload, latency, syscalls, fat, transform   ──►  Section  ──►  text, JSON, SVG, one HTML page
 //! ```
 //! Figures are only compared with others of the same run: whoever is measured takes turns, and medians are told.
 
 mod esp;
+mod fat;
 mod latency;
 mod many;
 mod overload;
@@ -68,6 +69,8 @@ pub enum Bench {
     Latency,
     /// System calls a packet.
     Syscalls,
+    /// One peer with so many workers at both ends, beside one worker at both ends.
+    Fat(u8),
 }
 
 impl Bench {
@@ -85,6 +88,7 @@ impl Bench {
             Self::Overload { size: 512 },
             Self::Latency,
             Self::Syscalls,
+            Self::Fat(2),
         ]
     }
 
@@ -98,6 +102,7 @@ impl Bench {
             Self::Overload { .. } => "overload",
             Self::Latency => "latency",
             Self::Syscalls => "syscalls",
+            Self::Fat(_) => "fat",
         }
     }
 
@@ -111,6 +116,7 @@ impl Bench {
             Self::Overload { size } => overload::run(effort, *size),
             Self::Latency => latency::run(effort),
             Self::Syscalls => syscalls::run(effort),
+            Self::Fat(workers) => fat::run(effort, *workers),
         }?;
         section.finish();
         section.write(&effort.out)?;

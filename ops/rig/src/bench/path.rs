@@ -122,6 +122,8 @@ pub(super) struct Path {
     folder: Folder,
     kind: Kind,
     wire: Wire,
+    /// Workers of our gateway and of our clients.
+    workers: u8,
 }
 
 enum Base {
@@ -132,8 +134,13 @@ enum Base {
 impl Path {
     /// Builds it; `clients` of them have a tunnel, and there is at least one host for them.
     pub(super) fn up(kind: Kind, wire: Wire, clients: usize) -> Result<Self> {
+        Self::with_workers(kind, wire, clients, 1)
+    }
+
+    /// The same with so many workers at both ends where they are ours, and as many child SAs between them.
+    pub(super) fn with_workers(kind: Kind, wire: Wire, clients: usize, workers: u8) -> Result<Self> {
         let base = match kind {
-            Kind::Ours | Kind::OursWithoutCipher => Base::Ours(Box::new(our_gateway(kind)?)),
+            Kind::Ours | Kind::OursWithoutCipher => Base::Ours(Box::new(our_gateway(kind, workers)?)),
             Kind::StrongSwan | Kind::BoringTun | Kind::WireGuardGo | Kind::Plain => {
                 let world = World::new(&[])?;
                 let server = server_behind(&world.gateway)?;
@@ -152,6 +159,7 @@ impl Path {
             folder: Folder::new("path")?,
             kind,
             wire,
+            workers,
         };
         for _ in 1..clients.max(1) {
             path.add_host()?;
@@ -341,6 +349,7 @@ impl Path {
         let id = format!("dave{number}@corp.example");
         let (remote, secret) = (format!("{tenant}.vpn.example"), secret(tenant));
         let aead = aead(self.kind);
+        let workers = self.workers.to_string();
         let mut command: Vec<String> = environment(self.kind)?;
         let words = [
             &program,
@@ -357,6 +366,8 @@ impl Path {
             "vpn1",
             "--aead",
             &aead,
+            "--workers",
+            &workers,
             "--ike",
             "aes256gcm16-prfsha384-ecp384",
         ];
@@ -374,10 +385,10 @@ fn swan_secret() -> String {
     format!("secrets {{ ike-1 {{ secret = \"{SWAN_SECRET}\" }} }}")
 }
 
-fn our_gateway(kind: Kind) -> Result<Gateway> {
+fn our_gateway(kind: Kind, workers: u8) -> Result<Gateway> {
     let settings = Settings {
         // The table of threads is written here: it has more than the number of workers.
-        extra: format!("[threads]\nworkers = 1\naead = \"{}\"\n", aead(kind)),
+        extra: format!("[threads]\nworkers = {workers}\naead = \"{}\"\n", aead(kind)),
         wrapper: environment(kind)?,
         ..Settings::default()
     };

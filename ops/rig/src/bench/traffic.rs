@@ -20,6 +20,18 @@ pub(super) fn tcp(client: &Host, server: &Host, address: &str, seconds: u32, fol
     stream.finish()
 }
 
+/// So many TCP streams at once from `client` to `server`, in bits per second received by all.
+pub(super) fn tcp_streams(
+    client: &Host,
+    server: &Host,
+    address: &str,
+    seconds: u32,
+    folder: &Folder,
+    streams: u32,
+) -> Result<f64> {
+    Stream::many(client, server, address, seconds, folder, streams)?.finish()
+}
+
 /// A TCP stream that runs beside something else.
 pub(super) struct Stream {
     server: Process,
@@ -36,6 +48,18 @@ impl Stream {
         seconds: u32,
         folder: &Folder,
     ) -> Result<Self> {
+        Self::many(client, server, address, seconds, folder, 1)
+    }
+
+    /// Begins several at once.
+    fn many(
+        client: &Host,
+        server: &Host,
+        address: &str,
+        seconds: u32,
+        folder: &Folder,
+        streams: u32,
+    ) -> Result<Self> {
         let (server_log, client_log) = (folder.join("iperf3-server.log"), folder.join("iperf3.json"));
         std::fs::write(&server_log, "")?;
         std::fs::write(&client_log, "")?;
@@ -43,7 +67,10 @@ impl Stream {
         let mut server = server.start("iperf3", &command, &[], &server_log)?;
         server.expect_output("listening", Duration::from_secs(10))?;
         let text = seconds.to_string();
-        let command = ["iperf3", "-c", address, "-t", &text, "-O", "1", "-J"];
+        let streams = streams.to_string();
+        let command = [
+            "iperf3", "-c", address, "-t", &text, "-O", "1", "-J", "-P", &streams,
+        ];
         let client = client.start("iperf3", &command, &[], &client_log)?;
         Ok(Self {
             server,

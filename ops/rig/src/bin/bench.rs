@@ -65,6 +65,15 @@ enum What {
     Latency(Common),
     /// System calls of a worker for each packet of bulk traffic (strace -c).
     Syscalls(Common),
+    /// One fat peer: its TCP through one worker, and through several by per-resource child SAs (RFC 9611).
+    Fat {
+        /// Effort of the measurement.
+        #[command(flatten)]
+        common: Common,
+        /// Workers at each end.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8))]
+        workers: u8,
+    },
     /// Everything above, and one HTML page of it with plots.
     Report {
         /// Effort of each measurement.
@@ -140,6 +149,7 @@ fn main() -> rig::Result<()> {
         What::Thin { common, users, pps } => one(&Bench::Thin { users, pps }, &common.effort()),
         What::Overload { common, size } => one(&Bench::Overload { size }, &common.effort()),
         What::Latency(common) => one(&Bench::Latency, &common.effort()),
+        What::Fat { common, workers } => one(&Bench::Fat(workers), &common.effort()),
         What::Syscalls(common) => one(&Bench::Syscalls, &common.effort()),
         What::Report { common, quick, draw } => report(&common, quick, draw),
         What::Users { users, seconds } => rig::load::users(users, seconds).map(|report| println!("{report}")),

@@ -9,6 +9,7 @@
 
 mod cluster;
 mod control;
+mod groups;
 mod path;
 mod traffic;
 
@@ -56,6 +57,7 @@ struct Fake {
     not_owner: Option<usize>,
     /// What arrives was sent on by another node.
     forwarded: bool,
+    steered: Vec<(u32, Vec<(IpNet, u32)>)>,
     sent_on: Vec<(SocketAddr, Arrival, Vec<u8>)>,
 }
 
@@ -143,6 +145,10 @@ impl PacketIo for Fake {
         batch.push(parcel);
         self.handed.push((worker, batch));
         self.refuse.is_none()
+    }
+
+    fn steer(&mut self, domain: u32, spread: &[(IpNet, u32)]) {
+        self.steered.push((domain, spread.to_vec()));
     }
 
     fn event(&mut self, event: WorkerEvent) {
@@ -296,6 +302,7 @@ fn pair(is_left: bool, suite: Suite, spi_in: u32, spi_out: u32) -> SaPair {
         encap: Encap::Udp,
         activate: Activate::Now,
         limits: Limits::default(),
+        resource: crate::message::Resource::None,
         path_mtu: None,
         df: esp::tunnel::DfRule::Clear,
     }
