@@ -63,9 +63,9 @@ pub struct Costs {
     pub idle_second: Writes,
     /// A login.
     pub login: Writes,
-    /// A rekey of a child SA.
+    /// A rekey of a child SA, with the audit record of the order for it.
     pub child_rekey: Writes,
-    /// A rekey of an IKE SA.
+    /// A rekey of an IKE SA, with the audit record of the order for it.
     pub ike_rekey: Writes,
     /// An hour of a user who is logged in and passes nothing but liveness.
     pub idle_user_hour: Writes,
