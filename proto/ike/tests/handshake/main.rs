@@ -11,6 +11,7 @@
 
 mod clients;
 mod cluster;
+mod hostile;
 mod login;
 mod loss;
 mod pair;

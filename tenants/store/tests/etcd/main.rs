@@ -13,6 +13,7 @@
 )]
 
 mod faults;
+mod history;
 mod proxy;
 mod rig;
 mod service;
