@@ -17,7 +17,7 @@ use crate::api::{Boot, Broken};
 use crate::core::{Core, Job, scramble};
 use crate::event::{Cause, Event};
 use crate::fence::{decimal, when_epoch};
-use crate::heartbeat::{Flags, Hold, node_id};
+use crate::heartbeat::{Flags, node_id};
 use crate::keys::{self, Process};
 use crate::slot::{Slot, State};
 use crate::view::TORN;
@@ -230,7 +230,7 @@ impl Core {
                 self.wake_at(since + TORN);
                 return;
             }
-        } else if busy || self.handed_by_beat(slot, generation, floor) {
+        } else if busy {
             return;
         }
         let Some((cause, card)) = self.why(slot, owner.as_ref(), generation) else {
@@ -457,27 +457,6 @@ impl Core {
         if !planned && let Some(held) = self.slots.get_mut(&slot).and_then(Slot::held_mut) {
             // Which lease the lost answer's claim was bound to is not known: written again.
             held.lease = None;
-        }
-    }
-
-    /// The owner says that it has given us the slot, sooner than the store told us.
-    fn handed_by_beat(&mut self, slot: u8, generation: u64, floor: u64) -> bool {
-        if !self.may_forward() || !self.etcd_answers() {
-            return false;
-        }
-        let (id, epoch) = (self.id, self.view.epoch());
-        let given = self.peers.values().find_map(|peer| {
-            let beat = peer
-                .holds(slot)
-                .filter(|_| peer.is_alive() && peer.epoch() == epoch)?;
-            (beat.hold == Hold::HandedTo(id)).then_some(beat.generation + 1)
-        });
-        match given.filter(|given| *given > floor && *given > generation) {
-            Some(given) => {
-                self.take(slot, given, epoch, true, true);
-                true
-            }
-            None => false,
         }
     }
 

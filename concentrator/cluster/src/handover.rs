@@ -3,8 +3,10 @@
 //!
 //! ```text
 //!   owner:   Freeze ─ Frozen ─ txn(generation + 1, owner = target, bound to its lease) ─ … ESP goes on … ─ Drop
-//!   target:                                     told by heartbeat or store: Serve{planned} ─ Ready ─ heartbeat ─┘
+//!   target:                                                 told by the store: Serve{planned} ─ Ready ─ heartbeat ─┘
 //! ```
+//! The old owner's heartbeat tells of the new generation, too; the target takes that for a sign to wait for the store, which
+//! alone says whose the slot is.
 //! Until the transaction every failure ends with `Thaw`; after it, the target owns the slot, and when that is lost, the
 //! slot is claimed like any other.
 
