@@ -12,11 +12,12 @@ use futures::stream::{self, BoxStream};
 use tenants::{BackendError, SessionBackend, SessionFilter};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::actors::{Fault, Order};
+use crate::actors::{Dismiss, Fault, Order};
 use crate::cluster::Shared;
 use crate::config::Config;
 use crate::directory::Change;
 use crate::node::Node;
+use crate::redirect::{Redirects, orders};
 use crate::session::{Session, timestamp};
 
 /// Sessions looked at in one step of a listing.
@@ -203,7 +204,7 @@ impl SessionBackend for Backend {
             session.update(|standing| standing.state = "closing");
             self.node.sessions.changed(&session);
             tracing::info!(session = id, reason, "disconnected by the operator");
-            addr.do_send(Order(ike::Command::Close));
+            addr.do_send(Dismiss::Disconnected);
             ending.push(id.clone());
         }
         Ok(ending)
@@ -293,9 +294,11 @@ impl SessionBackend for Backend {
         let mut counters = BTreeMap::new();
         counters.insert("records_waiting".to_owned(), node.slots.records_waiting() as u64);
         let (spis, openings) = node.dispatch.len();
-        counters.extend(node.path_counters());
         counters.insert("dispatch_spis".to_owned(), spis as u64);
         counters.insert("dispatch_openings".to_owned(), openings as u64);
+        let [at_init, in_session] = node.redirects.counts();
+        counters.insert("redirected_at_init".to_owned(), at_init);
+        counters.insert("redirected_in_session".to_owned(), in_session);
         let mut warnings = node.domains.troubles();
         for report in node.holder.outer() {
             let name = format!("outer_{}_{}_queues", report.interface, report.way.name());
@@ -335,7 +338,12 @@ impl SessionBackend for Backend {
                 .collect(),
             workers,
             tenants,
-            state: if draining { "draining" } else { "serving" }.to_owned(),
+            state: match (draining, node.redirects.ordered()) {
+                (true, _) => "draining",
+                (false, Some(_)) => "redirecting",
+                (false, None) => "serving",
+            }
+            .to_owned(),
             counters,
             warnings,
         })
@@ -365,7 +373,6 @@ impl SessionBackend for Backend {
             ("listen", config.listen == before.listen),
             ("threads", config.threads == before.threads),
             ("limits", config.limits == before.limits),
-            ("path_mtu", config.path_mtu == before.path_mtu),
             ("seal", config.seal == before.seal),
             ("api", config.api == before.api),
             ("telemetry", config.telemetry == before.telemetry),
@@ -374,6 +381,7 @@ impl SessionBackend for Backend {
                 config.log.filter == before.log.filter && config.log.format == before.log.format,
             ),
             ("shutdown", config.shutdown == before.shutdown),
+            ("redirect", config.redirect == before.redirect),
             ("debug", config.debug == before.debug),
             ("cluster", config.cluster == before.cluster),
         ] {
@@ -397,6 +405,43 @@ impl SessionBackend for Backend {
             }
         }
         Ok(response)
+    }
+
+    async fn redirect(&self, request: v1::RedirectRequest) -> Result<v1::RedirectResponse, BackendError> {
+        if request.to.is_empty() {
+            orders::stop(&self.node, self.cluster.as_deref());
+            return Ok(v1::RedirectResponse {
+                detail: "nobody is sent away".to_owned(),
+            });
+        }
+        let per_sec = request.sessions.then_some(request.per_sec);
+        let order = orders::begin(&self.node, self.cluster.as_deref(), &request.to, per_sec)?;
+        let places = order.places();
+        let node = Arc::clone(&self.node);
+        // It goes on when nobody waits for it any more.
+        let runs = tokio::spawn(async move { Redirects::sessions(&node, &order).await });
+        if !request.sessions || !request.wait {
+            let whom = if request.sessions {
+                "clients"
+            } else {
+                "new clients"
+            };
+            return Ok(v1::RedirectResponse {
+                detail: format!("{whom} that follow are sent to {places}"),
+            });
+        }
+        let patience = orders::patience(request.timeout_secs);
+        match tokio::time::timeout(patience, runs).await {
+            Ok(Ok(outcome)) => Ok(v1::RedirectResponse {
+                detail: outcome.to_string(),
+            }),
+            Ok(Err(error)) => Err(BackendError::Unavailable(error.to_string())),
+            Err(_) => Err(BackendError::Unavailable(format!(
+                "not done within {} s, it goes on; {} sessions are here",
+                patience.as_secs(),
+                self.node.sessions.len()
+            ))),
+        }
     }
 
     async fn inject_fault(

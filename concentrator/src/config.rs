@@ -21,10 +21,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 mod cluster;
-mod path_mtu;
+mod redirect;
 
 pub use cluster::{Cluster, LoginsWithoutStore, SLOTS_MAX, SlotAddress, SlotTable};
-pub use path_mtu::PathMtu;
+pub use redirect::Redirect;
 
 /// The largest number of worker threads: the top three bits of an inbound SPI name the worker.
 pub const WORKERS_MAX: u8 = 8;
@@ -45,8 +45,6 @@ pub struct Config {
     pub threads: Threads,
     /// What may be held at once, and how fast.
     pub limits: Limits,
-    /// What is believed of the way to a peer.
-    pub path_mtu: PathMtu,
     /// Protection of the records at rest.
     pub seal: Seal,
     /// The management API.
@@ -57,6 +55,8 @@ pub struct Config {
     pub log: Log,
     /// What happens on SIGTERM.
     pub shutdown: Shutdown,
+    /// When and where clients are sent to another gateway.
+    pub redirect: Redirect,
     /// For development only.
     pub debug: Debug,
     /// The cluster that the node belongs to. Default: none, a node of its own.
@@ -440,7 +440,6 @@ impl Config {
             600,
         );
         range("limits.tenant_labels", u64::from(limits.tenant_labels), 1, 10_000);
-        self.path_mtu.check(&mut range);
         range(
             "telemetry.metrics_interval_ms",
             self.telemetry.metrics_interval_ms,
@@ -473,6 +472,7 @@ impl Config {
             problems.push(format!("log.filter: {error}"));
         }
         problems.extend(crate::aead::check(&self.threads.aead).err());
+        problems.extend(self.redirect.problems(self.cluster.is_some()));
         if self.api.socket.as_os_str().is_empty() && self.api.tcp.is_none() {
             problems.push("api has neither a socket nor tcp: the node could not be managed".to_owned());
         }
@@ -536,12 +536,12 @@ impl Default for Config {
             dataplane: Dataplane::default(),
             threads: Threads::default(),
             limits: Limits::default(),
-            path_mtu: PathMtu::default(),
             seal: Seal::default(),
             api: Api::default(),
             telemetry: Telemetry::default(),
             log: Log::default(),
             shutdown: Shutdown::default(),
+            redirect: Redirect::default(),
             debug: Debug::default(),
             cluster: None,
         }

@@ -65,7 +65,26 @@ impl Directory {
 
     /// Removes a session; `None` when it was gone already.
     pub fn remove(&self, id: u64, reason: &str) -> Option<Arc<Session>> {
+        self.remove_where(id, reason, |_| true)
+    }
+
+    /// Removes this very session, and not another one of its number: one that was restored from its record after it had
+    /// gone. False when it is not there.
+    pub fn remove_exactly(&self, session: &Arc<Session>, reason: &str) -> bool {
+        let same = |present: &Arc<Session>| Arc::ptr_eq(present, session);
+        self.remove_where(session.facts.id, reason, same).is_some()
+    }
+
+    fn remove_where(
+        &self,
+        id: u64,
+        reason: &str,
+        fits: impl FnOnce(&Arc<Session>) -> bool,
+    ) -> Option<Arc<Session>> {
         let mut inner = self.write();
+        if !inner.by_id.get(&id).is_some_and(fits) {
+            return None;
+        }
         let session = inner.by_id.remove(&id)?;
         let key = user(&session);
         if let Some(ids) = inner.by_user.get_mut(&key) {
@@ -214,6 +233,20 @@ mod tests {
         assert!(directory.remove(1, "gone").is_none());
         assert_eq!(directory.of_user("a", "alice").len(), 1);
         assert_eq!(directory.of_tenant("b").len(), 1);
+    }
+
+    #[test]
+    fn whoever_goes_late_does_not_take_its_successor_along() {
+        let directory = Directory::new();
+        let (old, new) = (session(1, "a", "alice"), session(1, "a", "alice"));
+        directory.add(Arc::clone(&old));
+        assert!(directory.remove_exactly(&old, "moved"));
+        directory.add(Arc::clone(&new));
+        assert!(!directory.remove_exactly(&old, "moved, said late"));
+        assert!(Arc::ptr_eq(&directory.get(1).unwrap(), &new));
+        assert_eq!(directory.of_user("a", "alice").len(), 1);
+        assert!(directory.remove_exactly(&new, "gone"));
+        assert!(directory.is_empty());
     }
 
     #[test]

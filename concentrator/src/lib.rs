@@ -37,6 +37,7 @@ pub mod node;
 pub mod policy;
 pub mod records;
 pub mod recovery;
+pub mod redirect;
 pub mod revocation;
 pub mod sa_record;
 pub mod seal;

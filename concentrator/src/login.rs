@@ -181,6 +181,14 @@ impl Login {
         self.end(node, &tenant);
     }
 
+    /// The client was sent to another gateway. Counted; nothing is known of it that would be worth a record.
+    pub fn redirected(&mut self) {
+        if let Some(trace) = self.trace.take() {
+            trace.attribute("outcome", "redirected");
+            trace.end(None);
+        }
+    }
+
     /// The slot of its service address has gone to another node in the middle of it: the client begins anew there.
     pub fn cut_off(&mut self, node: &Arc<Node>, reason: &str) {
         if self.heard == 0 {

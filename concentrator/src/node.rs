@@ -30,6 +30,7 @@ use crate::generation::Start;
 use crate::keylog::KeyLogWriter;
 use crate::log_limit::LogLimit;
 use crate::policy::Policies;
+use crate::redirect::Redirects;
 use crate::session::Child;
 use crate::slot::{Slot, Slots};
 use crate::sockets::Sockets;
@@ -91,8 +92,6 @@ impl WorkerSlot {
 
 /// Everything that the parts of the node share.
 pub struct Node {
-    /// What happened about path MTUs and fragments since the start, by kind.
-    paths: [AtomicU64; dataplane::PathEvent::COUNT],
     /// The file that the daemon was started with.
     pub config: Config,
     /// This start.
@@ -141,6 +140,8 @@ pub struct Node {
     pub log_limit: LogLimit,
     /// The secret of cookies that all nodes of a cluster share; none: every gate has its own.
     cookies: Option<crypto::Secret>,
+    /// Who is sent to another gateway.
+    pub redirects: Redirects,
     /// No new logins.
     pub draining: AtomicBool,
     /// The process is to end.
@@ -195,7 +196,6 @@ impl Node {
     pub fn new(parts: Parts) -> Arc<Self> {
         let config = parts.config;
         Arc::new(Self {
-            paths: [const { AtomicU64::new(0) }; dataplane::PathEvent::COUNT],
             start: parts.start,
             started: SystemTime::now(),
             metrics: parts.metrics,
@@ -219,6 +219,7 @@ impl Node {
             key_log: parts.key_log,
             log_limit: LogLimit::new(50),
             cookies: parts.cookies,
+            redirects: Redirects::new(config.redirect.clone()),
             draining: AtomicBool::new(false),
             stop: Notify::new(),
             root: ArcSwapOption::empty(),
@@ -240,6 +241,7 @@ impl Node {
             key_log: self.key_log.is_some(),
             timing: Timing {
                 half_open: self.config.half_open_time(),
+                redirected: self.config.redirect.grace(),
                 ..Timing::default()
             },
         }
@@ -248,7 +250,14 @@ impl Node {
     /// What is accepted from a peer that called `local`, before it is known.
     #[must_use]
     pub fn init_policy(&self, local: SocketAddr) -> Arc<InitPolicy> {
-        self.policies.at(&self.registry, local.ip())
+        let policy = self.policies.at(&self.registry, local.ip());
+        match self.redirects.at_init(local.ip(), self.sessions.len()) {
+            None => policy,
+            to => Arc::new(InitPolicy {
+                redirect: to,
+                ..InitPolicy::clone(&policy)
+            }),
+        }
     }
 
     /// A gate with secrets of its own, or with those of the cluster.
@@ -271,10 +280,14 @@ impl Node {
         }
     }
 
-    /// Tells the supervisor of SAs without a tenant. Bounded: once in the life of an actor.
-    pub fn tell_pending(&self, gone: Gone) {
+    /// Tells the supervisor of SAs without a tenant. Bounded: twice in the life of an actor.
+    pub fn tell_pending<M>(&self, message: M)
+    where
+        M: actix::Message<Result = ()> + Send + 'static,
+        PendingSupervisor: actix::Handler<M>,
+    {
         if let Some(pending) = self.pending.load_full() {
-            pending.do_send(gone);
+            pending.do_send(message);
         }
     }
 
@@ -353,24 +366,6 @@ impl Node {
         // After the handle: a command that was told before may have gone to the thread that died.
         slot.starts.fetch_add(1, Ordering::AcqRel);
         Ok(())
-    }
-
-    /// Something happened about path MTUs or fragments, so many times since a worker's last report.
-    pub fn count_path(&self, event: dataplane::PathEvent, times: u64) {
-        if let Some(counter) = self.paths.get(event as usize) {
-            counter.fetch_add(times, Ordering::Relaxed);
-        }
-    }
-
-    /// What happened about path MTUs and fragments since the start, by name.
-    pub fn path_counters(&self) -> impl Iterator<Item = (String, u64)> + '_ {
-        dataplane::PathEvent::ALL
-            .iter()
-            .zip(&self.paths)
-            .map(|(event, counter)| {
-                let name = format!("path_{}", event.name());
-                (name, counter.load(Ordering::Relaxed))
-            })
     }
 
     /// Tells a worker's thread something. What a dead one misses is made good by installing again.

@@ -6,7 +6,7 @@ use ike::Identity;
 use ike::wire::IdType;
 use tenants::{Auth, Connection};
 
-use crate::actors::Revoke;
+use crate::actors::Dismiss;
 use crate::decide;
 use crate::node::Node;
 use crate::recovery;
@@ -35,7 +35,7 @@ fn judge(node: &Arc<Node>, session: &Arc<Session>) {
     node.sessions.changed(session);
     match session.addr.load_full().filter(|addr| addr.connected()) {
         // Bounded: by the changes of the configuration.
-        Some(addr) => addr.do_send(Revoke),
+        Some(addr) => addr.do_send(Dismiss::Revoked),
         // Its actor is being made again: not for this session.
         None => recovery::abandon(node, session.facts.id, "revoked"),
     }

@@ -168,15 +168,7 @@ impl SaRecord {
         }
     }
 
-    /// Whether the hard lifetime of its IKE SA has passed.
-    #[must_use]
-    pub fn expired(&self, now: SystemTime) -> bool {
-        let lifetime = Duration::from_secs(self.facts.ike_lifetime_secs);
-        let keyed = SystemTime::UNIX_EPOCH + Duration::from_millis(self.standing.keyed_millis);
-        !lifetime.is_zero() && keyed + lifetime <= now
-    }
-
-    /// How long ago it was written.
+    /// How long ago it was written, as the wall clocks of its writer and its reader have it.
     #[must_use]
     pub fn age(&self, now: SystemTime) -> Duration {
         Duration::from_millis(millis_since_1970(now).saturating_sub(self.saved_millis))

@@ -84,6 +84,7 @@ pub struct Session {
     children: Mutex<BTreeMap<u32, Arc<Child>>>,
     gone: Totals,
     ids: Mutex<Ids>,
+    follows: AtomicBool,
 }
 
 /// Where the message IDs of an IKE SA are, and where its record says that they are.
@@ -176,8 +177,6 @@ pub struct Child {
     /// Outbound sequence numbers up to this one are reserved.
     pub ceiling: AtomicU64,
     outer: Mutex<Outer>,
-    /// What the worker has learned of the way: the MTU in its upper half, the largest inner packet in its lower; 0: nothing.
-    pub path: AtomicU32,
 }
 
 /// When a child SA's keys were made, as generations see it.
@@ -234,7 +233,6 @@ impl Child {
             given: AtomicU32::new(0),
             ceiling: AtomicU64::new(numbers.map_or(0, |numbers| numbers.last)),
             outer: Mutex::new(outer),
-            path: AtomicU32::new(0),
         })
     }
 
@@ -283,7 +281,6 @@ impl Child {
     pub fn message(&self) -> api::v1::ChildSa {
         let [packets_in, octets_in, packets_out, octets_out] = self.totals.read();
         let last = self.last_in_millis.load(Ordering::Relaxed);
-        let path = self.path.load(Ordering::Relaxed);
         api::v1::ChildSa {
             spi_in: format!("{:08x}", self.sa.spi_in),
             spi_out: format!("{:08x}", self.sa.spi_out),
@@ -302,8 +299,6 @@ impl Child {
             esn: self.sa.esn,
             resource: self.sa.resource.to_string(),
             worker: u32::from(dataplane::worker_of_spi(self.sa.spi_in)),
-            path_mtu: path >> 16,
-            inner_mtu: path & 0xffff,
         }
     }
 }
@@ -319,6 +314,7 @@ impl Session {
             children: Mutex::default(),
             gone: Totals::default(),
             ids: Mutex::default(),
+            follows: AtomicBool::new(false),
         })
     }
 
@@ -333,6 +329,17 @@ impl Session {
     pub fn expired(&self, now: SystemTime) -> bool {
         let lifetime = Duration::from_secs(self.facts.ike_lifetime_secs);
         !lifetime.is_zero() && lock(&self.standing).keyed + lifetime <= now
+    }
+
+    /// Whether its client can be sent to another gateway.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        self.follows.load(Ordering::Relaxed)
+    }
+
+    /// Notes what its core says of that.
+    pub fn set_follows(&self, follows: bool) {
+        self.follows.store(follows, Ordering::Relaxed);
     }
 
     /// Changes what changes.

@@ -14,18 +14,10 @@ mod common;
 use std::time::{Duration, Instant};
 
 use api::v1;
-use common::Client;
 use common::nodes::{NODES, World, in_world};
+use common::{Client, block_on};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
-}
 
 /// Three nodes, one tenant, one user logged in at slot 0; the user, and the index of the node that serves it.
 fn three_nodes(slots: u8) -> (World, Client, usize) {

@@ -7,17 +7,9 @@ mod common;
 use std::time::Duration;
 
 use api::v1;
-use common::{Client, Collector, Daemon, eventually, in_namespace};
+use common::{Client, Collector, Daemon, block_on, eventually, in_namespace};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
-}
 
 fn inject(daemon: &Daemon, target: &str, selector: &str) {
     block_on(async {
@@ -163,6 +155,35 @@ fn a_user_without_a_key_is_ended() {
     );
     eventually("the session's end", || daemon.node.sessions.len() == 1);
     assert!(bob.alive(5 * SECOND));
+    daemon.drain();
+}
+
+/// A session that an operator ends is over soon, also if its user says nothing.
+#[test]
+fn an_operator_does_not_wait_for_a_user_who_is_gone() {
+    if !in_namespace("an_operator_does_not_wait_for_a_user_who_is_gone") {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(state.path(), |_| {});
+    block_on(daemon.provision("acme", "10.77.0.0/24", &[("alice@acme.example", "one")]));
+    let mut alice = Client::new("127.0.0.2", "alice@acme.example", "acme.gw.example", "one");
+    alice.login();
+    // Nobody runs alice from here on: she is silent.
+    let begun = std::time::Instant::now();
+    block_on(async {
+        let ended = v1::session_service_client::SessionServiceClient::new(daemon.api().await)
+            .disconnect(v1::DisconnectRequest {
+                identity: "alice@acme.example".to_owned(),
+                ..Default::default()
+            })
+            .await
+            .unwrap();
+        assert_eq!(ended.into_inner().ids.len(), 1);
+    });
+    eventually("the session's end", || daemon.node.sessions.is_empty());
+    assert!(begun.elapsed() < 2 * SECOND, "{:?}", begun.elapsed());
+    eventually("the end of its child SA", || daemon.node.children.is_empty());
     daemon.drain();
 }
 

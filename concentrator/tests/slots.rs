@@ -4,7 +4,6 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::print_stderr,
     reason = "tests"
 )]
 
@@ -14,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::slots::{PORTS, SECOND, Shared, client, fence, provision, rekeys, runtime};
-use common::{eventually, in_namespace};
+use common::eventually;
+use common::slots::{PORTS, SECOND, Shared, client, fence, provision, rekeys, stage};
 use concentrator::actors::Fault;
 use concentrator::recovery;
 use concentrator::slot::{Standing, slot_of_session};
@@ -26,15 +25,10 @@ const OTHER_PORTS: (u16, u16) = (1500, 14_500);
 /// One slot goes to another node, the other one stays: nobody logs in again, and nobody notices what is not his.
 #[test]
 fn a_slot_moves_to_another_node_and_its_sessions_live_on() {
-    if !in_namespace("a_slot_moves_to_another_node_and_its_sessions_live_on") {
+    let Some((shared, runtime)) = stage("a_slot_moves_to_another_node_and_its_sessions_live_on") else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let first = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&first));
-    runtime.block_on(shared.take(&first.node, 0));
+    };
+    let (first, _) = shared.serving(&runtime);
     let (moving, _) = runtime.block_on(shared.take(&first.node, 1));
     let mut alice = client(0, "127.0.0.2", "alice@acme.example");
     let mut bob = client(1, "127.0.0.3", "bob@acme.example");
@@ -119,15 +113,10 @@ fn shared_is_empty(runtime: &tokio::runtime::Runtime, shared: &Shared, kind: &st
 /// Another node has claimed the slot: what this one would answer never leaves, and it says so.
 #[test]
 fn a_refused_write_ends_the_slot_before_anything_is_sent() {
-    if !in_namespace("a_refused_write_ends_the_slot_before_anything_is_sent") {
+    let Some((shared, runtime)) = stage("a_refused_write_ends_the_slot_before_anything_is_sent") else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (lost, _) = runtime.block_on(shared.take(&node.node, 0));
+    };
+    let (node, lost) = shared.serving(&runtime);
     let (other, _) = runtime.block_on(shared.take(&node.node, 1));
     let mut alice = client(0, "127.0.0.2", "alice@acme.example");
     let mut bob = client(1, "127.0.0.3", "bob@acme.example");
@@ -163,12 +152,9 @@ fn a_refused_write_ends_the_slot_before_anything_is_sent() {
 /// The owner key was gone for a moment, or a new epoch began: what waited for the store is stored and answered then.
 #[test]
 fn a_slot_whose_fence_holds_again_goes_on() {
-    if !in_namespace("a_slot_whose_fence_holds_again_goes_on") {
+    let Some((shared, runtime)) = stage("a_slot_whose_fence_holds_again_goes_on") else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
+    };
     let node = shared.node("a", &[0], PORTS);
     runtime.block_on(provision(&node));
     let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
@@ -197,15 +183,10 @@ fn a_slot_whose_fence_holds_again_goes_on() {
 /// Frozen, a slot hears nothing and has everything in the store; thawed, it does what came due.
 #[test]
 fn a_frozen_slot_stands_still_and_goes_on_when_it_is_thawed() {
-    if !in_namespace("a_frozen_slot_stands_still_and_goes_on_when_it_is_thawed") {
+    let Some((shared, runtime)) = stage("a_frozen_slot_stands_still_and_goes_on_when_it_is_thawed") else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
+    };
+    let (node, slot) = shared.serving(&runtime);
     let mut alice = client(0, "127.0.0.2", "alice@acme.example");
     alice.login();
     assert!(alice.alive(5 * SECOND));
@@ -237,15 +218,10 @@ fn a_frozen_slot_stands_still_and_goes_on_when_it_is_thawed() {
 /// Before a slot is frozen, those who are logging in may finish, and nobody new is heard; the wait for them has an end.
 #[test]
 fn logins_finish_before_a_slot_is_frozen() {
-    if !in_namespace("logins_finish_before_a_slot_is_frozen") {
+    let Some((shared, runtime)) = stage("logins_finish_before_a_slot_is_frozen") else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
+    };
+    let (node, slot) = shared.serving(&runtime);
     let freeze = |patience| {
         let (node, slot) = (Arc::clone(&node.node), Arc::clone(&slot));
         runtime.spawn(async move { recovery::freeze(&node, &slot, patience).await })
@@ -285,15 +261,10 @@ fn logins_finish_before_a_slot_is_frozen() {
 /// The store is out of reach: live sessions go on, new ones are refused with a reason, and all is stored afterwards.
 #[test]
 fn without_the_store_live_sessions_go_on_and_new_ones_wait() {
-    if !in_namespace("without_the_store_live_sessions_go_on_and_new_ones_wait") {
+    let Some((shared, runtime)) = stage("without_the_store_live_sessions_go_on_and_new_ones_wait") else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
+    };
+    let (node, slot) = shared.serving(&runtime);
     let mut alice = client(0, "127.0.0.2", "alice@acme.example");
     alice.login();
     let before = runtime.block_on(shared.store_of(0));
@@ -338,15 +309,10 @@ fn without_the_store_live_sessions_go_on_and_new_ones_wait() {
 /// An actor's successor takes a generation of the slot through the store, and the slot's writes go on under it.
 #[test]
 fn an_actor_that_is_made_again_raises_the_slots_generation() {
-    if !in_namespace("an_actor_that_is_made_again_raises_the_slots_generation") {
+    let Some((shared, runtime)) = stage("an_actor_that_is_made_again_raises_the_slots_generation") else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
+    };
+    let (node, slot) = shared.serving(&runtime);
     let mut alice = client(0, "127.0.0.2", "alice@acme.example");
     alice.login();
     let session = node.node.sessions.page(None, 1).remove(0);
@@ -372,49 +338,5 @@ fn an_actor_that_is_made_again_raises_the_slots_generation() {
     });
     assert!(!slot.is_lost());
     assert!(rekeys(&mut alice, 5 * SECOND));
-    node.drain();
-}
-
-/// How long a slot with many sessions takes to come back. `cargo test --release --test slots -- --ignored`.
-#[test]
-#[ignore = "a measurement: 2,000 logins"]
-fn many_sessions_are_restored_quickly() {
-    if !common::in_namespace_ignored("many_sessions_are_restored_quickly") {
-        return;
-    }
-    const USERS: usize = 2_000;
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    let users: Vec<String> = (0..USERS).map(|user| format!("u{user}@acme.example")).collect();
-    let users: Vec<_> = users.iter().map(|user| (user.as_str(), "one")).collect();
-    runtime.block_on(node.provision("acme", "10.77.0.0/16", &users));
-    let (mut slot, _) = runtime.block_on(shared.take(&node.node, 0));
-    for (number, (user, _)) in users.iter().enumerate() {
-        let host = format!("127.1.{}.{}", number / 200, number % 200 + 1);
-        client(0, &host, user).login();
-    }
-    for _ in 0..3 {
-        runtime.block_on(async {
-            recovery::freeze(&node.node, &slot, SECOND).await.unwrap();
-            let begun = Instant::now();
-            recovery::put_down(&node.node, &slot).await;
-            let down = begun.elapsed();
-            assert_eq!((node.node.sessions.len(), node.node.children.len()), (0, 0));
-            let begun = Instant::now();
-            let (taken, report) = shared.take(&node.node, 0).await;
-            let up = begun.elapsed();
-            assert_eq!((report.restored, report.children), (USERS, USERS));
-            let octets: usize = shared.sizes(0, "sa/").await.iter().sum();
-            let rate = USERS as f64 / up.as_secs_f64();
-            eprintln!(
-                "{USERS} sessions: down in {down:?}, up in {up:?} ({rate:.0}/s), a record has {} octets, checkpoint {:?}",
-                octets / USERS,
-                shared.sizes(0, "cp/").await
-            );
-            slot = taken;
-        });
-    }
     node.drain();
 }

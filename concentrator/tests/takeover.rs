@@ -14,23 +14,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use common::slots::{PORTS, SECOND, Shared, client, provision, rekeys, runtime};
-use common::{eventually, in_namespace};
+use common::eventually;
+use common::slots::{PORTS, SECOND, client, logged_in, rekeys, stage};
 use concentrator::actors::Fault;
 use concentrator::recovery;
 
 /// The store is out of reach when an actor panics: its session waits for it, and goes on.
 #[test]
 fn a_session_waits_for_its_record() {
-    if !in_namespace("a_session_waits_for_its_record") {
+    let Some((shared, runtime)) = stage("a_session_waits_for_its_record") else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
+    };
+    let (node, slot) = shared.serving(&runtime);
     let mut alice = client(0, "127.0.0.2", "alice@acme.example");
     alice.login();
     let session = node.node.sessions.page(None, 1).remove(0);
@@ -53,18 +48,11 @@ fn a_session_waits_for_its_record() {
 /// Worker threads that die while a slot is restored lose no SA: not those whose actors come later, either.
 #[test]
 fn workers_that_die_during_a_restoration_get_every_sa_again() {
-    if !in_namespace("workers_that_die_during_a_restoration_get_every_sa_again") {
+    let Some((shared, runtime)) = stage("workers_that_die_during_a_restoration_get_every_sa_again") else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (mut slot, _) = runtime.block_on(shared.take(&node.node, 0));
-    for (user, host) in ["alice", "bob", "carol", "dave"].iter().zip(2..) {
-        client(0, &format!("127.0.0.{host}"), &format!("{user}@acme.example")).login();
-    }
+    };
+    let (node, mut slot) = shared.serving(&runtime);
+    drop(logged_in(&["alice", "bob", "carol", "dave"]));
     let installed = || {
         let mut installed = 0;
         for worker in 0..2 {
@@ -96,23 +84,11 @@ fn workers_that_die_during_a_restoration_get_every_sa_again() {
 /// Every record is written again, also that of a session whose actor has just panicked: nothing is left under the old key.
 #[test]
 fn everything_is_queued_when_a_slot_has_been_rewritten() {
-    if !in_namespace("everything_is_queued_when_a_slot_has_been_rewritten") {
+    let Some((shared, runtime)) = stage("everything_is_queued_when_a_slot_has_been_rewritten") else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
-    let mut clients: Vec<_> = ["alice", "bob", "carol"]
-        .iter()
-        .zip(2..)
-        .map(|(user, host)| client(0, &format!("127.0.0.{host}"), &format!("{user}@acme.example")))
-        .collect();
-    for client in &mut clients {
-        client.login();
-    }
+    };
+    let (node, slot) = shared.serving(&runtime);
+    let mut clients = logged_in(&["alice", "bob", "carol"]);
     runtime.block_on(slot.records.flush()).unwrap();
     let records = || {
         let mut all = runtime.block_on(shared.store_of(0));
@@ -146,23 +122,11 @@ fn everything_is_queued_when_a_slot_has_been_rewritten() {
 /// After a takeover the child SAs that carried packets are replaced, the others stay.
 #[test]
 fn busy_child_sas_are_replaced_after_a_takeover() {
-    if !in_namespace("busy_child_sas_are_replaced_after_a_takeover") {
+    let Some((shared, runtime)) = stage("busy_child_sas_are_replaced_after_a_takeover") else {
         return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let shared = Shared::new(directory.path());
-    let runtime = runtime();
-    let node = shared.node("a", &[0, 1], PORTS);
-    runtime.block_on(provision(&node));
-    let (slot, _) = runtime.block_on(shared.take(&node.node, 0));
-    let mut clients: Vec<_> = ["alice", "bob", "carol"]
-        .iter()
-        .zip(2..)
-        .map(|(user, host)| client(0, &format!("127.0.0.{host}"), &format!("{user}@acme.example")))
-        .collect();
-    for client in &mut clients {
-        client.login();
-    }
+    };
+    let (node, slot) = shared.serving(&runtime);
+    let mut clients = logged_in(&["alice", "bob", "carol"]);
     let child = |user: &str| {
         let user = format!("{user}@acme.example");
         let session = node.node.sessions.of_user("acme", &user).remove(0);
@@ -210,4 +174,89 @@ fn busy_child_sas_are_replaced_after_a_takeover() {
     assert!(child("carol").restored.is_some());
     assert_eq!(runtime.block_on(renewal(&slot)), 0, "nothing is left to do");
     node.drain();
+}
+
+/// A node dies while logins are under way: one that has its answer to IKE_SA_INIT, one whose user is verified and whose
+/// answer no store has made durable. Both users come in by their own next try at the node that takes the slot, and nothing of what
+/// was begun is left.
+#[test]
+fn logins_that_die_with_their_node_are_begun_anew_and_leave_nothing() {
+    let test = "logins_that_die_with_their_node_are_begun_anew_and_leave_nothing";
+    let Some((shared, runtime)) = stage(test) else {
+        return;
+    };
+    let (first, slot) = shared.serving(&runtime);
+    // Alice's first message is answered; she does not look yet.
+    let mut alice = client(0, "127.0.0.2", "alice@acme.example");
+    assert!(!alice.run(Duration::ZERO, |_| false));
+    eventually("a half-open IKE SA", || slot.half_open() == 1);
+    // The store stands still, and bob cannot come in.
+    shared.store.gone.store(true, Ordering::Release);
+    let mut bob = client(0, "127.0.0.3", "bob@acme.example");
+    assert!(!bob.run(2 * SECOND, |bob| bob.established));
+    first.abandon();
+    shared.store.gone.store(false, Ordering::Release);
+    assert_eq!(runtime.block_on(shared.names(0, "sa/")).len(), 0);
+
+    let second = shared.node("b", &[0, 1], PORTS);
+    let (slot, report) = runtime.block_on(shared.take(&second.node, 0));
+    assert_eq!((report.restored, report.dropped), (0, 0));
+    // Their messages belong to IKE SAs that nobody knows: they are not answered with an end that anybody could forge.
+    for user in [&mut alice, &mut bob] {
+        assert!(!user.run(SECOND, |user| user.established));
+    }
+    assert_eq!((&alice.failed, &alice.closed), (&None, &None));
+    assert_eq!(slot.half_open(), 0);
+    drop((alice, bob));
+    let mut alice = client(0, "127.0.0.2", "alice@acme.example");
+    let mut bob = client(0, "127.0.0.3", "bob@acme.example");
+    alice.login();
+    bob.login();
+    assert!(alice.alive(5 * SECOND) && bob.alive(5 * SECOND));
+    assert_eq!((second.node.sessions.len(), second.node.children.len()), (2, 2));
+    assert_eq!(slot.half_open(), 0);
+    runtime.block_on(slot.records.flush()).unwrap();
+    assert_eq!(runtime.block_on(shared.names(0, "sa/")).len(), 2);
+    let mut addresses: Vec<_> = second
+        .node
+        .sessions
+        .page(None, 9)
+        .iter()
+        .flat_map(|session| session.facts.virtual_addresses.clone())
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(
+        addresses.len(),
+        2,
+        "each has an address, and no address is lost to a login that died"
+    );
+    second.drain();
+}
+
+/// The wall clock of the node that takes a slot is a year ahead: nobody is thrown out for it.
+#[test]
+fn a_node_whose_clock_is_far_ahead_carries_sessions_on() {
+    let test = "a_node_whose_clock_is_far_ahead_carries_sessions_on";
+    let Some((shared, runtime)) = stage(test) else {
+        return;
+    };
+    let (first, slot) = shared.serving(&runtime);
+    let mut alice = client(0, "127.0.0.2", "alice@acme.example");
+    alice.login();
+    runtime.block_on(slot.records.flush()).unwrap();
+    runtime.block_on(shared.age(&slot, 365 * 24 * 3_600 * SECOND));
+    first.abandon();
+    let second = shared.node("b", &[0, 1], PORTS);
+    let (_, report) = runtime.block_on(shared.take(&second.node, 0));
+    assert_eq!((report.restored, report.dropped), (1, 0));
+    // Its keys look spent: they are replaced within the seconds that are left.
+    let spi = alice.children[0].spi_in;
+    assert!(alice.run(20 * SECOND, |alice| {
+        alice.rekeyed > 0 && alice.children.iter().any(|child| child.spi_in != spi)
+    }));
+    assert!(!alice.run(5 * SECOND, |alice| alice.closed.is_some()));
+    assert!(alice.alive(5 * SECOND));
+    assert_eq!(second.node.sessions.len(), 1);
+    second.drain();
 }

@@ -108,6 +108,13 @@ pub trait SessionBackend: Send + Sync + 'static {
     /// [`BackendError::Invalid`] when the file is wrong.
     async fn reload(&self, validate_only: bool) -> Result<v1::ReloadResponse, BackendError>;
 
+    /// Sends clients to another gateway, or no longer.
+    ///
+    /// # Errors
+    /// [`BackendError::Invalid`] for what names no gateway; [`BackendError::Unavailable`] when the wait runs out of time:
+    /// the order stays in force.
+    async fn redirect(&self, request: v1::RedirectRequest) -> Result<v1::RedirectResponse, BackendError>;
+
     /// Makes a part fail.
     ///
     /// # Errors

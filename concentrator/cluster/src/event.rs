@@ -99,6 +99,8 @@ pub enum Event {
     ServiceLink { up: bool },
     /// The node gives its slots away or takes slots again.
     Draining { on: bool },
+    /// Clients that follow are sent to other gateways, or no longer.
+    Redirecting { to: Option<String> },
     /// The node is a member, or no more.
     Membership { name: String, member: bool },
 }
@@ -174,6 +176,8 @@ impl fmt::Display for Event {
             Event::ServiceLink { up: false } => f.write_str("the service link is down; giving all slots away"),
             Event::Draining { on: true } => f.write_str("draining: giving all slots away"),
             Event::Draining { on: false } => f.write_str("not draining: taking slots again"),
+            Event::Redirecting { to: Some(to) } => write!(f, "clients that follow are sent to {to}"),
+            Event::Redirecting { to: None } => f.write_str("clients are not sent away any more"),
             Event::Membership { name, member: true } => write!(f, "node {name} is a member"),
             Event::Membership { name, member: false } => write!(f, "node {name} is a member no more"),
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use actix::{Actor, Context, Handler, Message};
+use actix::{Actor, Addr, Context, Handler, Message};
 
 use super::{Begin, Datagram, Fault, Gone, IkeSaActor, Who, fail, panicked};
 use crate::dispatch::Opening;
@@ -26,6 +26,16 @@ pub struct NewSa {
     pub arrived: Instant,
     /// Whose service address was called.
     pub slot: Arc<Slot>,
+}
+
+/// A set-up is over. It may have been so before it was entered: whoever makes actors enters them, and forgets them again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Vacated {
+    /// Names the set-up.
+    pub(crate) opening: Opening,
+    /// Whose it was.
+    pub(crate) addr: Addr<IkeSaActor>,
 }
 
 /// Makes IkeSaActors and owns them until their tenant is known.
@@ -102,6 +112,14 @@ impl Handler<NewSa> for PendingSupervisor {
             arrived,
         };
         IkeSaActor::begin(&self.node, begin);
+    }
+}
+
+impl Handler<Vacated> for PendingSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Vacated { opening, addr }: Vacated, _: &mut Context<Self>) {
+        self.node.dispatch.leave_opening(&opening, &addr);
     }
 }
 

@@ -15,23 +15,15 @@ use tokio::sync::broadcast::error::RecvError;
 use super::shared::Shared;
 use super::{events, rotation};
 use crate::backup;
+use crate::redirect::Redirects;
+use crate::redirect::orders::{self, patience};
 use crate::session::timestamp;
 
 /// How long an order that is not waited for has to be refused.
 const REFUSAL: Duration = Duration::from_millis(250);
-/// How long an order is waited for that does not say so.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between two looks at what was ordered.
 const LOOK: Duration = Duration::from_millis(10);
-
-/// How long an order is waited for.
-fn patience(seconds: u32) -> Duration {
-    match seconds {
-        0 => PATIENCE,
-        seconds => Duration::from_secs(seconds.into()),
-    }
-}
 
 /// Answers the cluster's service.
 pub struct Backend {
@@ -65,16 +57,30 @@ impl Backend {
         timeout_secs: u32,
         under_way: &str,
     ) -> Result<v1::ClusterOrderResponse, BackendError> {
+        let shared = Arc::clone(&self.shared);
+        self.carry_out(
+            async move { shared.order(order).await },
+            wait,
+            timeout_secs,
+            under_way,
+        )
+        .await
+    }
+
+    /// Lets an order take its steps; waits for their end, or only for a refusal.
+    async fn carry_out(
+        &self,
+        steps: impl Future<Output = Result<String, String>> + Send + 'static,
+        wait: bool,
+        timeout_secs: u32,
+        under_way: &str,
+    ) -> Result<v1::ClusterOrderResponse, BackendError> {
         let patience = match (wait, timeout_secs) {
             (false, _) => REFUSAL,
             (true, seconds) => patience(seconds),
         };
-        let shared = Arc::clone(&self.shared);
         // It goes on when nobody waits for it any more.
-        let mut asked = self
-            .shared
-            .runtime
-            .spawn(async move { shared.order(order).await });
+        let mut asked = self.shared.runtime.spawn(steps);
         let detail = match tokio::time::timeout(patience, &mut asked).await {
             Ok(Ok(Ok(detail))) => detail,
             Ok(Ok(Err(reason))) => return Err(BackendError::Refused(reason)),
@@ -346,17 +352,38 @@ impl ClusterBackend for Backend {
 
     async fn drain(&self, request: v1::DrainRequest) -> Result<v1::ClusterOrderResponse, BackendError> {
         self.is_this(&request.node)?;
-        self.order(
-            Order::Drain,
-            request.wait,
-            request.timeout_secs,
-            "the slots are being handed over",
-        )
-        .await
+        let shared = Arc::clone(&self.shared);
+        if request.redirect.is_empty() {
+            return self
+                .carry_out(
+                    async move { shared.order(Order::Drain).await },
+                    request.wait,
+                    request.timeout_secs,
+                    "the slots are being handed over",
+                )
+                .await;
+        }
+        let node = Arc::clone(&shared.node);
+        let order = orders::begin(&node, Some(&shared), &request.redirect, Some(0))?;
+        let under_way = format!(
+            "clients that follow are sent to {}, then the slots are handed over",
+            order.places()
+        );
+        let steps = async move {
+            let sent = Redirects::sessions(&node, &order).await;
+            if !node.redirects.in_force(&order) {
+                return Err("another order came: the slots stay".to_owned());
+            }
+            let handed = shared.order(Order::Drain).await?;
+            Ok(format!("{sent}; {handed}"))
+        };
+        self.carry_out(steps, request.wait, request.timeout_secs, &under_way)
+            .await
     }
 
     async fn undrain(&self, request: v1::UndrainRequest) -> Result<v1::ClusterOrderResponse, BackendError> {
         self.is_this(&request.node)?;
+        orders::stop(&self.shared.node, Some(&self.shared));
         self.order(Order::Undrain, true, 0, "").await
     }
 

@@ -82,6 +82,8 @@ pub fn facts(event: &Event) -> Facts<'_> {
         Event::ServiceLink { up: false } => trouble(plain("link_down")),
         Event::Draining { on: true } => plain("draining"),
         Event::Draining { on: false } => plain("undrained"),
+        Event::Redirecting { to: Some(to) } => node("redirecting", to, false),
+        Event::Redirecting { to: None } => plain("redirected"),
         Event::Membership { name, member: true } => node("joined", name, false),
         Event::Membership { name, member: false } => node("left", name, false),
         _ => plain("other"),

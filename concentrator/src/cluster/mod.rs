@@ -23,6 +23,7 @@ pub mod lease;
 pub mod marks;
 pub mod metrics;
 pub mod pacemaker;
+mod relief;
 pub mod renewing;
 pub mod replica;
 pub mod rotation;

@@ -4,7 +4,7 @@
 //! revision is the listed one is taken from here, every other is read from the store. Nothing in it can be opened
 //! without the slot's data key. Its size is bounded; records beyond the bound are read when they are needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,9 +22,17 @@ const ABREAST: usize = 64;
 const SINGLY_MAX: usize = 512;
 /// Between two lists although the watch is well.
 const EVERY: Duration = Duration::from_secs(120);
+/// A record that a watch lost is told so late at most: by the next list, if that is quick.
+pub const LOST_MAX: Duration = Duration::from_secs(150);
 
-/// A record with the revision that wrote it.
-type Held = (Revision, Vec<u8>);
+/// A record.
+struct Held {
+    /// What wrote it.
+    revision: Revision,
+    value: Vec<u8>,
+    /// When it was told, if it was told as it was written: how old it was at the first list, nobody says.
+    written: Option<Instant>,
+}
 
 /// Other nodes' records.
 pub struct Replica {
@@ -69,6 +77,9 @@ pub struct Read {
     pub records: Vec<(String, Vec<u8>)>,
     /// How many of them had to be fetched.
     pub fetched: usize,
+    /// By name, how old those are that this node saw being written, by its own clock since its start. One that a watch lost
+    /// can be older, by [`LOST_MAX`] at most.
+    pub ages: HashMap<String, Duration>,
 }
 
 impl Replica {
@@ -148,6 +159,21 @@ impl Replica {
         Some(records.held.len())
     }
 
+    /// How many of the records are of sessions.
+    #[must_use]
+    pub fn sessions(&self, slot: u8) -> Option<usize> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = slots.get(&slot)?;
+        let records = followed.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let prefix = format!("{}{}", keys::slot(slot), crate::sa_record::SA_PREFIX);
+        let of_sessions = records.held.range(prefix.clone()..);
+        Some(
+            of_sessions
+                .take_while(|(name, _)| name.starts_with(&prefix))
+                .count(),
+        )
+    }
+
     /// Reads every record of a slot that this node has claimed; what is known here is not read again. Following
     /// the slot ends.
     ///
@@ -161,7 +187,12 @@ impl Replica {
         let mut missing = Vec::new();
         for (name, revision) in listed {
             match held.remove(&name) {
-                Some((at, value)) if at == revision => read.records.push((name, value)),
+                Some(held) if held.revision == revision => {
+                    if let Some(written) = held.written {
+                        read.ages.insert(name.clone(), written.elapsed());
+                    }
+                    read.records.push((name, held.value));
+                }
                 _ => missing.push(name),
             }
         }
@@ -251,8 +282,8 @@ impl Keeper {
     }
 
     fn apply(&self, records: &mut Records, key: String, revision: Revision, value: Option<Vec<u8>>) {
-        if let Some((_, old)) = records.held.remove(&key) {
-            let size = key.len() + old.len();
+        if let Some(old) = records.held.remove(&key) {
+            let size = key.len() + old.value.len();
             records.octets = records.octets.saturating_sub(size);
             self.octets.fetch_sub(size, Ordering::Relaxed);
         }
@@ -264,6 +295,11 @@ impl Keeper {
         }
         records.octets += size;
         self.octets.fetch_add(size, Ordering::Relaxed);
-        records.held.insert(key, (revision, value));
+        let held = Held {
+            revision,
+            value,
+            written: records.stale.is_none().then(Instant::now),
+        };
+        records.held.insert(key, held);
     }
 }

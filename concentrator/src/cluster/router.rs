@@ -74,11 +74,7 @@ impl Router {
                 self.marks.send_replace(Marks { epoch, generations });
             }
             Output::Done { id, result } => self.shared.done(id, result),
-            Output::Event(event) => {
-                super::events::log(&event);
-                self.shared.metrics.event(&event);
-                let _ = self.shared.events.send(Arc::new(event));
-            }
+            Output::Event(event) => self.shared.happened(event),
         }
     }
 

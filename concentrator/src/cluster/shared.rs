@@ -150,6 +150,13 @@ impl Shared {
             .collect()
     }
 
+    /// Tells the log, the counters and those who watch.
+    pub fn happened(&self, event: Event) {
+        super::events::log(&event);
+        self.metrics.event(&event);
+        let _ = self.events.send(Arc::new(event));
+    }
+
     /// Asks the core for something and waits for its answer.
     ///
     /// # Errors

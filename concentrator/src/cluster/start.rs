@@ -310,6 +310,9 @@ async fn measure(shared: Arc<Shared>, pacemaker: Pacemaker, mut witness: Option<
         }
         let late = pacemaker.pulse.late_micros.swap(0, Ordering::Relaxed);
         let status = pacemaker.status().await;
+        if let Some(status) = &status {
+            super::relief::look(&shared, status);
+        }
         let slack = status
             .and_then(|status| status.until)
             .map(|until| until.saturating_sub(dataplane::boot_time()));

@@ -17,10 +17,11 @@ use tokio::sync::mpsc;
 
 use super::fences::{ClusterGenerations, comparisons};
 use super::hook::Call;
+use super::replica;
 use super::secrets::{SlotSealer, slot_vault};
 use super::shared::Shared;
 use crate::config::SlotTable;
-use crate::recovery::{self, Restore, Times};
+use crate::recovery::{self, Ages, Restore, Times};
 use crate::slot::{Slot, SlotStart};
 
 /// Between two checkpoints: what can be replayed after a takeover lies within one.
@@ -263,12 +264,17 @@ impl Warden {
         );
         self.watch_fence(&present, generation);
         let (fetched, total) = (read.fetched, read.records.len());
+        let ages = Ages {
+            seen: read.ages,
+            most_later: replica::LOST_MAX,
+        };
         let report = recovery::restore_slot(
             node,
             &present,
             Restore {
                 records: read.records,
                 elapsed_from_records: true,
+                ages,
             },
         )
         .await;

@@ -135,11 +135,12 @@ pub async fn put_down(node: &Arc<Node>, slot: &Arc<Slot>) {
         }
     }
     // Those whose actor had just panicked.
-    let left: Vec<u64> = slot.sessions.iter().map(|session| *session.key()).collect();
-    for id in left {
+    let left: Vec<_> = slot.sessions.iter().map(|session| Arc::clone(&session)).collect();
+    for session in left {
+        let id = session.facts.id;
         slot.sessions.remove(&id);
-        let _ = node.authenticator.take(id);
-        if let Some(session) = node.sessions.remove(id, MOVED) {
+        if node.sessions.remove_exactly(&session, MOVED) {
+            let _ = node.authenticator.take(id);
             node.metrics.session(&session.facts.tenant, -1);
         }
     }

@@ -23,7 +23,7 @@ use crate::slot::Slot;
 pub(crate) use handover::regain;
 pub use handover::{HALF_OPEN, freeze, put_down, serve, thaw};
 pub use renew::{Pace, Times, renew};
-pub use restore::{Report, Restore, read_slot, restore_slot};
+pub use restore::{Ages, Report, Restore, read_slot, restore_slot};
 pub(crate) use rewrite::Receipt;
 pub use rewrite::{Unwritten, refence, rewrite};
 
@@ -216,18 +216,21 @@ pub fn abandon(node: &Arc<Node>, id: u64, reason: &str) {
     }
     if let Some(slot) = &slot {
         slot.actors.remove(&id);
-        forget(node, slot, &session.facts, reason);
+        forget(node, slot, &session, reason);
     }
 }
 
 /// Removes a session from the directory, the store and its pools.
-pub fn forget(node: &Arc<Node>, slot: &Slot, facts: &Facts, reason: &str) {
+pub fn forget(node: &Arc<Node>, slot: &Slot, session: &Arc<Session>, reason: &str) {
+    let facts = &session.facts;
     // Deletions are always taken.
     let name = SaRecord::name(slot, facts.id);
     let _ = slot.records.submit(name, Change::Delete, Priority::Delete, None);
-    slot.sessions.remove(&facts.id);
-    node.authenticator.give_back(node, facts.id);
-    if node.sessions.remove(facts.id, reason).is_some() {
+    slot.sessions
+        .remove_if(&facts.id, |_, present| Arc::ptr_eq(present, session));
+    // What another one of its number holds, which was restored after it, is not its own.
+    if node.sessions.remove_exactly(session, reason) {
+        node.authenticator.give_back(node, facts.id);
         node.metrics.session(&facts.tenant, -1);
     }
 }

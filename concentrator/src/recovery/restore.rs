@@ -42,6 +42,27 @@ pub struct Restore {
     /// Timers go on by the time that has passed since a record was written, as the wall clocks of both writers say.
     /// Otherwise as if it had been written now.
     pub elapsed_from_records: bool,
+    /// What this node has seen of them.
+    pub ages: Ages,
+}
+
+/// How old records are by this node's own clock, which nobody sets: wall clocks can be wrong by years.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ages {
+    /// By name, since this node saw that it was written.
+    pub seen: HashMap<String, Duration>,
+    /// How late it can have seen it.
+    pub most_later: Duration,
+}
+
+impl Ages {
+    /// The age of a record whose writer's wall clock and ours differ by `wall`.
+    fn of(&self, name: &str, wall: Duration) -> Duration {
+        match self.seen.get(name) {
+            Some(&seen) => wall.clamp(seen, seen.saturating_add(self.most_later)),
+            None => wall,
+        }
+    }
 }
 
 /// What a restoration has carried on.
@@ -74,6 +95,7 @@ struct Beside {
     ceilings: HashMap<u32, Ceiling>,
     marks: Marks,
     elapsed_from_records: bool,
+    ages: Ages,
 }
 
 /// Reads the records of a slot.
@@ -98,6 +120,7 @@ pub async fn read_slot(node: &Node, slot: &Slot) -> Result<Restore, StoreError> 
     Ok(Restore {
         records,
         elapsed_from_records: true,
+        ages: Ages::default(),
     })
 }
 
@@ -111,6 +134,7 @@ pub async fn restore_slot(node: &Arc<Node>, slot: &Arc<Slot>, restore: Restore) 
         ceilings: HashMap::new(),
         marks: Marks::default(),
         elapsed_from_records: restore.elapsed_from_records,
+        ages: restore.ages,
     };
     let control = node.arbiters.control();
     let mut shares: Vec<Vec<(u64, String, Vec<u8>)>> = vec![Vec::new(); control.len()];
@@ -281,16 +305,14 @@ fn restore_one(
     beside: &Beside,
 ) -> Result<(Revived, Sending), RecoveryError> {
     let record = SaRecord::open(slot, name, blob)?;
-    let now = SystemTime::now();
-    if record.expired(now) {
-        return Err(RecoveryError::Expired);
-    }
+    // One whose lifetime has passed is not judged by a wall clock that may be wrong: it is restored with its last few
+    // seconds, in which its keys are replaced if its peer is there.
     let age = slot.generation().saturating_sub(record.standing.born);
     if age >= AGE_END {
         return Err(RecoveryError::TooOld { age });
     }
     let elapsed = if beside.elapsed_from_records {
-        record.age(now)
+        beside.ages.of(name, record.age(SystemTime::now()))
     } else {
         Duration::ZERO
     };
@@ -356,4 +378,27 @@ fn numbers(slot: &Slot, child: &ChildRecord, stored: Option<&Ceiling>) -> Result
     let first = Ceiling::first(child.born.generation, child.born.block);
     let ceiling = stored.copied().unwrap_or(first);
     ceiling.numbers(generation, ceiling::last_number(child.sa.esn))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_clock_that_is_wrong_does_not_age_what_was_seen() {
+        let secs = Duration::from_secs;
+        let ages = Ages {
+            seen: HashMap::from([("sa/1".to_owned(), secs(600))]),
+            most_later: secs(150),
+        };
+        assert_eq!(ages.of("sa/1", secs(601)), secs(601), "both agree");
+        assert_eq!(ages.of("sa/1", secs(700)), secs(700), "the watch had lost it");
+        assert_eq!(ages.of("sa/1", secs(86_400)), secs(750), "a day ahead");
+        assert_eq!(ages.of("sa/1", Duration::ZERO), secs(600), "behind");
+        assert_eq!(
+            ages.of("sa/2", secs(86_400)),
+            secs(86_400),
+            "nothing else is known"
+        );
+    }
 }

@@ -52,7 +52,6 @@ pub struct Metrics {
     octets: Counter<u64>,
     packets: Counter<u64>,
     esp_drops: Counter<u64>,
-    path_events: Counter<u64>,
     gate_drops: Counter<u64>,
     refusals: Counter<u64>,
     restarts: Counter<u64>,
@@ -68,6 +67,7 @@ pub struct Metrics {
     spent: Counter<u64>,
     unserved: Counter<u64>,
     cut_off: Counter<u64>,
+    redirects: Counter<u64>,
     renewed: Counter<u64>,
     exposed: Counter<u64>,
     timer_lag: Histogram<f64>,
@@ -117,10 +117,6 @@ impl Metrics {
             esp_drops: meter
                 .u64_counter("vpn.esp.drops")
                 .with_description("ESP packets by reason")
-                .build(),
-            path_events: meter
-                .u64_counter("vpn.path.events")
-                .with_description("Path MTUs learned, messages about them ignored, packets cut, fragments refused: by kind")
                 .build(),
             gate_drops: meter
                 .u64_counter("vpn.ike.gate_drops")
@@ -194,6 +190,10 @@ impl Metrics {
                 .u64_counter("vpn.login.cut_off")
                 .with_description("Half-open IKE SAs that did not finish before their slot was handed over")
                 .build(),
+            redirects: meter
+                .u64_counter("vpn.ike.redirects")
+                .with_description("Clients that were sent to another gateway: at IKE_SA_INIT (init) or out of a session")
+                .build(),
             renewed: meter
                 .u64_counter("vpn.esp.renewed")
                 .with_description("Child SAs that are replaced because they carried packets when their slot was taken over")
@@ -262,11 +262,6 @@ impl Metrics {
         self.outer_packets.add(count, &[KeyValue::new("what", what)]);
     }
 
-    /// What happened about path MTUs and fragments since a worker's last report.
-    pub fn path_event(&self, kind: &'static str, count: u64) {
-        self.path_events.add(count, &[KeyValue::new("kind", kind)]);
-    }
-
     /// An IKE datagram that the gate dropped.
     pub fn gate_drop(&self, reason: &'static str) {
         self.gate_drops.add(1, &[KeyValue::new("reason", reason)]);
@@ -329,6 +324,11 @@ impl Metrics {
     /// Logins that did not finish before their slot was handed over.
     pub fn cut_off(&self, count: u32) {
         self.cut_off.add(count.into(), &[]);
+    }
+
+    /// A client was sent to another gateway: `init` or `session`.
+    pub fn redirected(&self, stage: &'static str) {
+        self.redirects.add(1, &[KeyValue::new("stage", stage)]);
     }
 
     /// How late a deadline was delivered.

@@ -12,8 +12,8 @@ use ike::auth::{AuthPhase, AuthVerdict, LocalCredential, PeerCredential, Rejecti
 use ike::config::ConfigRequest;
 use ike::wire::proposal::{ChildProposal, IkeProposal};
 use ike::{
-    ChildPolicy, ChildSa, Command, Context, Event, Identity, IkeSa, InitiatorConfig, Input, Output,
-    RekeyPolicy, Timing,
+    ChildPolicy, ChildSa, Command, Context, Event, GatewayId, Identity, IkeSa, InitiatorConfig, Input,
+    Output, RekeyPolicy, Timing,
 };
 use ip::Selector;
 
@@ -30,6 +30,8 @@ pub struct Client {
     pub children: Vec<ChildSa>,
     pub failed: Option<String>,
     pub closed: Option<String>,
+    /// Where a gateway sent it.
+    pub redirected: Option<GatewayId>,
     /// Datagrams that came.
     pub received: usize,
     /// Times that the IKE SA was rekeyed.
@@ -46,6 +48,18 @@ impl Client {
 
     /// A user at `address` who calls the gateway at `gateway`.
     pub fn calling(gateway: &str, address: &str, id: &str, gateway_id: &str, key: &str) -> Self {
+        Self::configured(gateway, address, id, gateway_id, key, |_| {})
+    }
+
+    /// The same with another configuration.
+    pub fn configured(
+        gateway: &str,
+        address: &str,
+        id: &str,
+        gateway_id: &str,
+        key: &str,
+        change: impl FnOnce(&mut InitiatorConfig),
+    ) -> Self {
         let gateway: IpAddr = gateway.parse().unwrap();
         let address: IpAddr = address.parse().unwrap();
         let bind = |port| {
@@ -65,12 +79,13 @@ impl Client {
             rekey: RekeyPolicy::AtSoftLimit,
             max_children: 4,
         };
-        let config = InitiatorConfig {
+        let mut config = InitiatorConfig {
             remote_id: Some(Identity::fqdn(gateway_id)),
             config_request: Some(ConfigRequest::ipv4()),
             force_encap: true,
             ..InitiatorConfig::new(IkeProposal::defaults(), child)
         };
+        change(&mut config);
         let context = Context {
             random: Box::new(SystemRandom),
             spis: Arc::new(Spis::new()),
@@ -99,6 +114,7 @@ impl Client {
             children: Vec::new(),
             failed: None,
             closed: None,
+            redirected: None,
             received: 0,
             rekeyed: 0,
             ports: (500, 4500),
@@ -235,6 +251,7 @@ impl Client {
                 self.children.push(*new);
             }
             Event::Failed(failure) => self.failed = Some(failure.to_string()),
+            Event::Redirected { to } => self.redirected = Some(to),
             Event::Closed { reason } => self.closed = Some(reason.to_string()),
             _ => {}
         }

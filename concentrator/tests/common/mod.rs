@@ -38,30 +38,9 @@ pub use otlp::Collector;
 ///
 /// Returns true in the namespace, where the test goes on, and false in the caller, where it has been done.
 pub fn in_namespace(test: &str) -> bool {
-    within(test, &["--exact", test, "--nocapture", "--test-threads=1"])
-}
-
-/// The same for a test that is ignored by default: what it writes is shown.
-pub fn in_namespace_ignored(test: &str) -> bool {
-    within(
-        test,
-        &["--exact", test, "--ignored", "--nocapture", "--test-threads=1"],
-    )
-}
-
-fn within(test: &str, arguments: &[&str]) -> bool {
-    const MARK: &str = "CONCENTRATOR_TEST_NAMESPACE";
-    if std::env::var_os(MARK).is_some() {
-        for command in ["link set lo up", "addr add 127.0.0.2/8 dev lo"] {
-            let _ = Command::new("ip").args(command.split(' ')).status();
-        }
-        return true;
-    }
-    let output = Command::new("unshare")
-        .args(["--net", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args(arguments)
-        .env(MARK, "1")
+    let Some(mut again) = unshared() else { return true };
+    let output = again
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .output()
         .expect("unshare (util-linux)");
     let text =
@@ -71,10 +50,33 @@ fn within(test: &str, arguments: &[&str]) -> bool {
         text.contains("1 passed"),
         "the test {test} did not run in the namespace:\n{text}"
     );
-    if arguments.contains(&"--ignored") {
-        println!("{text}");
-    }
     false
+}
+
+/// This program again in a network namespace of its own; `None` there.
+pub fn unshared() -> Option<Command> {
+    const MARK: &str = "CONCENTRATOR_TEST_NAMESPACE";
+    if std::env::var_os(MARK).is_some() {
+        for command in ["link set lo up", "addr add 127.0.0.2/8 dev lo"] {
+            let _ = Command::new("ip").args(command.split(' ')).status();
+        }
+        return None;
+    }
+    let mut again = Command::new("unshare");
+    again
+        .args(["--net", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .env(MARK, "1");
+    Some(again)
+}
+
+/// Runs a future on this thread.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 /// A daemon on a thread of its own.

@@ -208,7 +208,7 @@ impl World {
             .unwrap();
         let child = Command::new("ip")
             .args(["netns", "exec", NODES[node]])
-            .arg(env!("CARGO_BIN_EXE_concentrator"))
+            .arg(option_env!("CARGO_BIN_EXE_concentrator").unwrap_or("concentrator"))
             .args(["--config", path.to_str().unwrap()])
             .stderr(log)
             .stdout(Stdio::null())

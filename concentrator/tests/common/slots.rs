@@ -1,6 +1,5 @@
 //! Nodes that share a store and hand slots to each other, by hand: what the cluster does by itself.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,6 +9,7 @@ use concentrator::daemon::Foundation;
 use concentrator::generation::{GenerationError, Generations, Raised, Records, Start};
 use concentrator::node::Node;
 use concentrator::recovery;
+use concentrator::sa_record::SaRecord;
 use concentrator::seal::{KEY_LEN, Sealer};
 use concentrator::slot::{Fence, Slot, SlotStart, Slots};
 use store::{
@@ -17,7 +17,7 @@ use store::{
 };
 use tenants::{Registry, Share};
 
-use super::{Client, Daemon};
+use super::{Client, Daemon, in_namespace};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const PORTS: (u16, u16) = (500, 4500);
@@ -88,19 +88,20 @@ impl Store for Flaky {
 pub struct Shared {
     pub store: Arc<Flaky>,
     sealer: Sealer,
-    directory: PathBuf,
+    directory: Arc<tempfile::TempDir>,
 }
 
 impl Shared {
-    pub fn new(directory: &std::path::Path) -> Self {
-        let inner = Embedded::open(&directory.join("shared.db"), Durability::Normal).unwrap();
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let inner = Embedded::open(&directory.path().join("shared.db"), Durability::Normal).unwrap();
         Self {
             store: Arc::new(Flaky {
                 inner: Arc::new(inner),
                 gone: AtomicBool::new(false),
             }),
             sealer: Sealer::with_key([7; KEY_LEN]),
-            directory: directory.to_owned(),
+            directory: Arc::new(directory),
         }
     }
 
@@ -127,7 +128,7 @@ impl Shared {
                 cluster: None,
             }
         };
-        let directory = self.directory.join(name);
+        let directory = self.directory.path().join(name);
         std::fs::create_dir_all(&directory).unwrap();
         Daemon::start_on(
             &directory,
@@ -138,6 +139,32 @@ impl Shared {
             },
             ground,
         )
+    }
+
+    /// A node that listens for both slots, knows the users of [`provision`], and serves slot 0.
+    pub fn serving(&self, runtime: &tokio::runtime::Runtime) -> (Daemon, Arc<Slot>) {
+        let node = self.node("a", &[0, 1], PORTS);
+        runtime.block_on(provision(&node));
+        let (slot, _) = runtime.block_on(self.take(&node.node, 0));
+        (node, slot)
+    }
+
+    /// Makes every SA record of a slot older, as a reader sees it whose wall clock is ahead by so much.
+    pub async fn age(&self, slot: &Slot, by: Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap();
+        for (name, entry) in self.store_of(slot.id).await {
+            if !name.contains("/sa/") {
+                continue;
+            }
+            let mut record = SaRecord::open(slot, &name, &entry.value).unwrap();
+            record.saved_millis -= by;
+            record.standing.keyed_millis -= by;
+            for child in &mut record.children {
+                child.made_millis -= by;
+            }
+            let blob = record.seal(slot).unwrap();
+            self.store.put_if(&name, blob, Expect::Any).await.unwrap();
+        }
     }
 
     pub fn key(slot: u8) -> String {
@@ -242,6 +269,22 @@ impl Generations for Shared {
             fence: Some(fence(slot, next)),
         })
     }
+}
+
+/// Runs the rest of the test in a network namespace of its own, with a store for its nodes and a place to wait;
+/// `None` in the caller, where it has been done.
+pub fn stage(test: &str) -> Option<(Shared, tokio::runtime::Runtime)> {
+    in_namespace(test).then(|| (Shared::new(), runtime()))
+}
+
+/// Clients of slot 0 who have logged in, at 127.0.0.2 and so on.
+pub fn logged_in(users: &[&str]) -> Vec<Client> {
+    let login = |(user, host): (&&str, u8)| {
+        let mut client = client(0, &format!("127.0.0.{host}"), &format!("{user}@acme.example"));
+        client.login();
+        client
+    };
+    users.iter().zip(2..).map(login).collect()
 }
 
 /// Where the test waits.

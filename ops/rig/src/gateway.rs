@@ -37,11 +37,21 @@ pub struct Gateway {
 impl Gateway {
     /// Starts it with tenants `acme` and `globex`; the gateway's own keys are of `key`.
     pub fn start(key: Key, settings: Settings) -> Result<Self> {
+        Self::start_on(&[GATEWAY_V4, GATEWAY_V6], key, settings)
+    }
+
+    /// The same on these addresses; those that the world's gateway does not have are added, IPv4 only.
+    pub fn start_on(addresses: &[&str], key: Key, settings: Settings) -> Result<Self> {
         let world = World::new(&["acme", "globex"])?;
+        for address in addresses {
+            if ![GATEWAY_V4, GATEWAY_V6].contains(address) {
+                world.gateway.address("eth0", &format!("{address}/24"))?;
+            }
+        }
         let pki = Folder::new("pki")?;
         let authority = pki::authority(pki.path(), "authority", key)?;
         let mut settings = settings;
-        settings.listen = vec![GATEWAY_V4.to_owned(), GATEWAY_V6.to_owned()];
+        settings.listen = addresses.iter().map(|address| (*address).to_owned()).collect();
         let daemon = Daemon::start(&world.gateway, &settings)?;
         let gateway = Self {
             daemon,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cluster::arguments::ClusterArguments;
+use crate::cluster::arguments::{ClusterArguments, Wait};
 
 /// Steers a concentrator: tenants, connections, pools, credentials, sessions, the cluster.
 #[derive(Debug, Parser)]
@@ -85,6 +85,8 @@ pub(crate) enum Command {
     Status,
     /// Show and steer the cluster that the node is part of.
     Cluster(ClusterArguments),
+    /// Send clients to another gateway, as far as they follow (RFC 5685).
+    Redirect(RedirectArguments),
     /// Have the daemon read its configuration file again.
     Reload {
         /// Only check it.
@@ -100,6 +102,19 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+}
+
+impl Command {
+    /// Seconds that an answer may take because it was asked to wait.
+    pub(crate) fn patience(&self) -> u64 {
+        if let Self::Cluster(arguments) = self {
+            arguments.command.patience()
+        } else if let Self::Redirect(arguments) = self {
+            arguments.wait.seconds()
+        } else {
+            0
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -253,6 +268,28 @@ pub(crate) struct AuditArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "New clients are sent away in the answer to their first message. Clients that do not follow are served on.\n\
+                  In force until `vpnctl redirect --stop` or the daemon's end."
+)]
+pub(crate) struct RedirectArguments {
+    /// Where to: addresses, host names, or `cluster` for what the other nodes of the cluster serve; taken in turn.
+    #[arg(required_unless_present = "stop")]
+    pub(crate) to: Vec<String>,
+    /// Those with sessions too, and not only new clients.
+    #[arg(long)]
+    pub(crate) sessions: bool,
+    /// Sessions a second, instead of the configured number.
+    #[arg(long, requires = "sessions", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) per_sec: Option<u32>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    /// Send nobody away any more.
+    #[arg(long, conflicts_with_all = ["to", "sessions"])]
+    pub(crate) stop: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct FaultArguments {
     /// What fails.
     pub(crate) target: String,
@@ -286,6 +323,22 @@ mod tests {
     }
 
     #[test]
+    fn where_clients_are_sent_has_to_be_said_unless_nowhere() {
+        for (words, good) in [
+            ("192.0.2.7", true),
+            ("192.0.2.7 2001:db8::7 --sessions --per-sec 20 --no-wait", true),
+            ("--stop", true),
+            ("", false),
+            ("--stop cluster", false),
+            ("cluster --per-sec 20", false),
+            ("cluster --sessions --per-sec 0", false),
+        ] {
+            let all = ["vpnctl", "redirect"].into_iter().chain(words.split_whitespace());
+            assert_eq!(Cli::try_parse_from(all).is_ok(), good, "{words}");
+        }
+    }
+
+    #[test]
     fn orders_to_the_cluster_are_read() {
         for words in [
             "status",
@@ -293,6 +346,7 @@ mod tests {
             "slots 3 --node a",
             "drain",
             "drain a --no-wait",
+            "drain --redirect cluster --redirect vpn2.example.org",
             "undrain a",
             "move 3 b",
             "move 3 b --wait-secs 5",

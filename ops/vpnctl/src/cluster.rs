@@ -33,12 +33,13 @@ pub(crate) async fn run(channel: Channel, command: &ClusterCommand, output: &Out
         ClusterCommand::RotateKeys(arguments) => return rotate_keys(&mut client, arguments, output).await,
         ClusterCommand::Events => return events(&mut client, output).await,
         ClusterCommand::Drain(arguments) => {
-            let (wait, timeout_secs) = arguments.wait.request();
-            let node = name(&arguments.node);
+            let (wait, timeout_secs) = arguments.node.wait.request();
+            let node = name(&arguments.node.node);
             let request = DrainRequest {
                 node,
                 wait,
                 timeout_secs,
+                redirect: arguments.redirect.clone(),
             };
             client.drain(request).await?
         }

@@ -52,12 +52,10 @@ async fn run(mut cli: Cli) -> anyhow::Result<()> {
         let channel = client::connect(&cli.connection).await?;
         return apply::send(channel, resources, arguments.dry_run, &output).await;
     }
-    if let Command::Cluster(arguments) = &cli.command {
-        // An answer that was asked to wait comes late.
-        let patience = arguments.command.patience();
-        if patience > 0 {
-            cli.connection.timeout_secs = cli.connection.timeout_secs.max(patience + 10);
-        }
+    // An answer that was asked to wait comes late.
+    let patience = cli.command.patience();
+    if patience > 0 {
+        cli.connection.timeout_secs = cli.connection.timeout_secs.max(patience + 10);
     }
     let channel = client::connect(&cli.connection).await?;
     match cli.command {
@@ -73,6 +71,7 @@ async fn run(mut cli: Cli) -> anyhow::Result<()> {
         Command::Attempts(arguments) => attempts::show(channel, &arguments, &output).await,
         Command::Audit(arguments) => node::audit(channel, &arguments, &output).await,
         Command::Cluster(arguments) => cluster::run(channel, &arguments.command, &output).await,
+        Command::Redirect(arguments) => node::redirect(channel, &arguments, &output).await,
         Command::Status => node::status(channel, &output).await,
         Command::Reload { dry_run } => node::reload(channel, dry_run, &output).await,
         Command::Fault(arguments) => node::fault(channel, &arguments, &output).await,

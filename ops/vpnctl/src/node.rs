@@ -3,10 +3,10 @@
 use anyhow::Result;
 use api::v1::audit_service_client::AuditServiceClient;
 use api::v1::node_service_client::NodeServiceClient;
-use api::v1::{InjectFaultRequest, ListAuditRequest, NodeStatusRequest, ReloadRequest};
+use api::v1::{InjectFaultRequest, ListAuditRequest, NodeStatusRequest, RedirectRequest, ReloadRequest};
 use tonic::transport::Channel;
 
-use crate::cli::{AuditArguments, FaultArguments};
+use crate::cli::{AuditArguments, FaultArguments, RedirectArguments};
 use crate::output::{Output, ago, moment, octets, table};
 
 /// Shows how the node is.
@@ -98,6 +98,26 @@ pub(crate) async fn reload(channel: Channel, dry_run: bool, output: &Output) -> 
         eprintln!("nothing has changed");
     }
     Ok(())
+}
+
+/// Sends clients to another gateway, or no longer.
+pub(crate) async fn redirect(channel: Channel, arguments: &RedirectArguments, output: &Output) -> Result<()> {
+    let (wait, timeout_secs) = arguments.wait.request();
+    let request = RedirectRequest {
+        to: arguments.to.clone(),
+        sessions: arguments.sessions,
+        per_sec: arguments.per_sec.unwrap_or_default(),
+        wait,
+        timeout_secs,
+    };
+    let answer = NodeServiceClient::new(channel)
+        .redirect(request)
+        .await?
+        .into_inner();
+    if !output.is_table() {
+        return output.value(&answer);
+    }
+    output.line(&answer.detail)
 }
 
 /// Shows the audit trail.

@@ -74,8 +74,12 @@ impl ClusterService for Services {
         let (caller, cluster) = self.ordered(&request)?;
         let request = request.into_inner();
         let node = request.node.clone();
+        let detail = match request.redirect.as_slice() {
+            [] => "drain".to_owned(),
+            to => format!("drain, redirect to {}", to.join(", ")),
+        };
         let outcome = cluster.drain(request).await;
-        self.order(&caller, named(&node), "drain", outcome).await
+        self.order(&caller, named(&node), &detail, outcome).await
     }
 
     async fn undrain(

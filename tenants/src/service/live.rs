@@ -20,7 +20,7 @@ use super::error::of_backend;
 use super::guard::Caller;
 use super::resources::page_size;
 use crate::attempts::Numbered;
-use crate::{AttemptFilter, SessionFilter};
+use crate::{AttemptFilter, BackendError, SessionFilter};
 
 /// Sessions that one call may end.
 const MAX_DISCONNECT: usize = 100_000;
@@ -313,6 +313,25 @@ impl NodeService for Services {
             self.note(&caller, "Node", "", "node", "reload").await;
         }
         Ok(Response::new(answer))
+    }
+
+    async fn redirect(
+        &self,
+        request: Request<v1::RedirectRequest>,
+    ) -> Result<Response<v1::RedirectResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        caller.is_operator()?;
+        let request = request.into_inner();
+        let what = match request.to.as_slice() {
+            [] => "nowhere".to_owned(),
+            to => to.join(", "),
+        };
+        let outcome = self.inner.backend.redirect(request).await;
+        // One that ran out of time is in force.
+        if matches!(outcome, Ok(_) | Err(BackendError::Unavailable(_))) {
+            self.note(&caller, "Node", "", &what, "redirect").await;
+        }
+        outcome.map(Response::new).map_err(|e| of_backend(&e))
     }
 
     async fn inject_fault(

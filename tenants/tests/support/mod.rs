@@ -129,6 +129,18 @@ impl SessionBackend for FakeDaemon {
         Ok(v1::ReloadResponse::default())
     }
 
+    async fn redirect(&self, request: v1::RedirectRequest) -> Result<v1::RedirectResponse, BackendError> {
+        if request.to.iter().any(|to| to.contains(' ')) {
+            return Err(BackendError::Invalid("to: no gateway".into()));
+        }
+        Ok(v1::RedirectResponse {
+            detail: format!(
+                "to {:?} sessions={} per_sec={} wait={}",
+                request.to, request.sessions, request.per_sec, request.wait
+            ),
+        })
+    }
+
     async fn inject_fault(&self, _: v1::InjectFaultRequest) -> Result<v1::InjectFaultResponse, BackendError> {
         Err(BackendError::Refused("debug.fault_injection is off".into()))
     }

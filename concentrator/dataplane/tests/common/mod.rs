@@ -273,7 +273,6 @@ impl Agreement {
             resource: dataplane::Resource::None,
             path_mtu: None,
             df: esp::tunnel::DfRule::Clear,
-            fragments_too: true,
         }
     }
 

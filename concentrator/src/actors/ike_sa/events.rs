@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use actix::{ActorContext as _, AsyncContext as _, Context};
 use ike::wire::Spi;
-use ike::{ChildSa, Event, IkeSummary};
+use ike::{ChildSa, CloseReason, Event, IkeSummary};
 
 use super::{IkeSaActor, Stage};
 use crate::actors::{Admit, ChildSaActor, Follow, Order, Retire, SetPeer, StopSending};
@@ -114,6 +114,11 @@ impl IkeSaActor {
                 false
             }
             Event::Closed { reason } => {
+                if let (Stage::Opening { login, .. }, CloseReason::Redirected) = (&mut self.stage, &reason) {
+                    login.redirected();
+                    self.node.redirects.sent_at_init();
+                    self.node.metrics.redirected("init");
+                }
                 self.close(&reason.to_string());
                 false
             }
@@ -202,6 +207,7 @@ impl IkeSaActor {
         );
         let session = Session::new(facts, standing(ike, "established", self.slot.generation()));
         session.addr.store(Some(Arc::new(context.address())));
+        session.set_follows(self.sa.supports_redirect());
         self.node.metrics.session(&tenant.name, 1);
         self.slot.sessions.insert(self.id, Arc::clone(&session));
         self.node.sessions.add(Arc::clone(&session));
@@ -303,7 +309,7 @@ impl IkeSaActor {
                 if let Some(login) = login {
                     login.succeeded(&self.node, &session);
                 }
-                recovery::forget(&self.node, &self.slot, &session.facts, reason);
+                recovery::forget(&self.node, &self.slot, &session, reason);
             }
             opening @ Stage::Opening { .. } => self.stage = opening,
             Stage::Ended => {}

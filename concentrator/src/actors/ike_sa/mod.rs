@@ -17,7 +17,7 @@ use actix::{Actor, ActorContext as _, Addr, AsyncContext as _, Context};
 use ike::wire::Spi;
 use ike::{IkeSa, Input, Transmit};
 
-use super::{ChildSaActor, Datagram, Gone, Who, panicked};
+use super::{ChildSaActor, Datagram, Gone, Vacated, Who, panicked};
 use crate::authenticator::{AuthDone, Granted};
 use crate::dispatch::Opening;
 use crate::login::Login;
@@ -30,9 +30,9 @@ use crate::slot::Slot;
 use crate::tenant::Counted;
 use crate::wheel::{Armed, Wheel};
 
+pub(crate) use ending::Dismiss;
 use ending::Ending;
 pub use ending::Evict;
-pub(crate) use ending::Revoke;
 pub(crate) use standing::{PutDown, Resave, Resume};
 
 /// Wait before a record that a full queue refused is offered again.
@@ -150,6 +150,7 @@ impl IkeSaActor {
 
     fn revived(node: &Arc<Node>, slot: &Arc<Slot>, revived: Revived, arrival: Option<Arrival>) -> Self {
         let Revived { session, sa } = revived;
+        session.set_follows(sa.supports_redirect());
         let counted = Counted::force(&node.tenants.share(&session.facts.tenant).sessions);
         let id = session.facts.id;
         let stage = Stage::Open {
@@ -345,8 +346,12 @@ impl Actor for IkeSaActor {
         }
         let own = context.address();
         self.slot.actors.remove_if(&self.id, |_, addr| *addr == own);
+        let opening = self.opening;
         self.leave(context);
         if let Stage::Opening { .. } = &self.stage {
+            if let Some(opening) = opening {
+                self.node.tell_pending(Vacated { opening, addr: own });
+            }
             self.node.authenticator.give_back(&self.node, self.id);
             self.node.tell_pending(gone);
         }

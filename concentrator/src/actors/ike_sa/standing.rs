@@ -97,19 +97,25 @@ impl Handler<PutDown> for IkeSaActor {
         for (_, child) in std::mem::take(&mut self.children) {
             child.do_send(Vanish);
         }
-        // Its addresses stay leased in the store: whoever serves the session next has them.
-        let _ = self.node.authenticator.take(self.id);
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Open { session, login, .. } => {
                 if let Some(mut login) = login {
                     login.cut_off(&self.node, reason);
                 }
-                self.slot.sessions.remove(&self.id);
-                if self.node.sessions.remove(self.id, reason).is_some() {
+                self.slot
+                    .sessions
+                    .remove_if(&self.id, |_, present| Arc::ptr_eq(present, &session));
+                // This may be late: then its place is another's, restored when the slot came back.
+                if self.node.sessions.remove_exactly(&session, reason) {
+                    // Its addresses stay leased in the store: whoever serves the session next has them.
+                    let _ = self.node.authenticator.take(self.id);
                     self.node.metrics.session(&session.facts.tenant, -1);
                 }
             }
-            Stage::Opening { mut login, .. } => login.cut_off(&self.node, reason),
+            Stage::Opening { mut login, .. } => {
+                let _ = self.node.authenticator.take(self.id);
+                login.cut_off(&self.node, reason);
+            }
             Stage::Ended => {}
         }
         self.leave(context);

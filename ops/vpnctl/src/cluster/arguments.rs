@@ -22,7 +22,7 @@ pub(crate) enum ClusterCommand {
     /// Show the slots: owner, generation, sessions, addresses, pool blocks.
     Slots(SlotsArguments),
     /// Hand all slots of this node over to others, live sessions included: before maintenance.
-    Drain(NodeArguments),
+    Drain(DrainArguments),
     /// Let this node own slots again.
     Undrain(ThisNodeArguments),
     /// Move one slot to another node, live sessions included.
@@ -50,9 +50,11 @@ impl ClusterCommand {
     /// Seconds that an answer may take because it was asked to wait.
     pub(crate) fn patience(&self) -> u64 {
         match self {
-            Self::Drain(NodeArguments { wait, .. }) | Self::Leave(NodeArguments { wait, .. }) => {
-                wait.seconds()
-            }
+            Self::Drain(DrainArguments {
+                node: NodeArguments { wait, .. },
+                ..
+            })
+            | Self::Leave(NodeArguments { wait, .. }) => wait.seconds(),
             Self::Move(arguments) => arguments.wait.seconds(),
             Self::Restore(_) | Self::RotateKeys(_) => 3_600,
             Self::Undrain(_) | Self::Join(_) | Self::Forget { .. } => 60,
@@ -91,7 +93,8 @@ impl Wait {
         (!self.no_wait, self.wait_secs)
     }
 
-    fn seconds(&self) -> u64 {
+    /// Seconds that the answer may take.
+    pub(crate) fn seconds(&self) -> u64 {
         if self.no_wait { 0 } else { self.wait_secs.into() }
     }
 }
@@ -102,6 +105,16 @@ pub(crate) struct NodeArguments {
     pub(crate) node: Option<String>,
     #[command(flatten)]
     pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArguments {
+    #[command(flatten)]
+    pub(crate) node: NodeArguments,
+    /// First send clients that follow (RFC 5685) to this gateway: an address, a host name, or `cluster` for what the other
+    /// nodes serve. May be given several times. All others go along with the slots.
+    #[arg(long, value_name = "GATEWAY")]
+    pub(crate) redirect: Vec<String>,
 }
 
 #[derive(Debug, Args)]

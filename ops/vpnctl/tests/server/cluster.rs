@@ -105,7 +105,14 @@ impl ClusterBackend for FakeCluster {
 
     async fn drain(&self, request: v1::DrainRequest) -> Order {
         self.is_this(&request.node)?;
-        self.took(format!("drain wait={} {} s", request.wait, request.timeout_secs))
+        let redirect = match request.redirect.as_slice() {
+            [] => String::new(),
+            to => format!(" redirect {}", to.join(",")),
+        };
+        self.took(format!(
+            "drain wait={} {} s{redirect}",
+            request.wait, request.timeout_secs
+        ))
     }
 
     async fn undrain(&self, request: v1::UndrainRequest) -> Order {

@@ -27,6 +27,10 @@ use crate::wire::ExchangeType;
 use crate::wire::proposal::IkeProposal;
 use crate::wire::protect::IvSource;
 
+/// What is left at least, after a restoration, of what had as much: time to replace keys, less than the 5 s by which no SA
+/// may outlive its hard limit.
+const LAST_SECONDS: Duration = Duration::from_secs(4);
+
 /// A record of an established IKE SA. Holds every key: seal it before it goes anywhere.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CoreSnapshot {
@@ -174,6 +178,9 @@ impl Core {
 
     /// Goes on from a record that is `elapsed` old, under a `generation` that nobody has used with these keys.
     ///
+    /// Whatever has a hard limit lives on for some seconds at least, unless it had less when the record was made: a peer that
+    /// is there can replace what is over by `elapsed`, and one that is not is told of the end.
+    ///
     /// Emits nothing. What should be installed is told by [`children`](Self::children), and a request that was under way is
     /// sent again at the first [`deadline`](Self::deadline).
     ///
@@ -188,6 +195,10 @@ impl Core {
     ) -> Result<Self, RestoreError> {
         context.generation = generation;
         let at = |left: Option<Duration>| left.map(|left| now + left.saturating_sub(elapsed));
+        // `elapsed` may come of a wall clock that is wrong: nothing ends before its keys could be replaced.
+        let end = |left: Option<Duration>| {
+            left.map(|left| now + left.saturating_sub(elapsed).max(left.min(LAST_SECONDS)))
+        };
         let claimed = claim(&context, &snapshot)?;
         let link = |record: LinkRecord| record.into_link(now, elapsed, generation);
         let links = link(snapshot.current).and_then(|current| {
@@ -208,7 +219,7 @@ impl Core {
                 state: record.state,
                 group: record.group,
                 soft_at: at(record.soft),
-                hard_at: at(record.hard),
+                hard_at: end(record.hard),
                 until: at(record.until),
                 successor: record.successor,
             });
@@ -236,7 +247,7 @@ impl Core {
             ike_lifetime: snapshot.ike_lifetime,
             clock: Clock {
                 soft_at: at(snapshot.soft),
-                hard_at: at(snapshot.hard),
+                hard_at: end(snapshot.hard),
             },
             liveness: snapshot.liveness,
             mobike: snapshot.mobike,

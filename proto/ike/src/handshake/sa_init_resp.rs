@@ -197,12 +197,7 @@ impl ExpectSaInit {
             let reason = "IKE_SA_INIT lacks SA, KE or nonce".to_owned();
             return Answer::Refused(Refusal::syntax(NotifyType::INVALID_SYNTAX, Vec::new(), reason));
         };
-        if let Some(to) = self
-            .policy
-            .redirect
-            .as_ref()
-            .filter(|to| leads_on(message.view(), to))
-        {
+        if let Some(to) = self.policy.redirect.as_ref().filter(|_| leads_on(message.view())) {
             //= rfc5685#section-3
             //# The notification includes information about the selected VPN gateway and the nonce data from the Ni payload in the IKE_SA_INIT request.
             let notify = to.redirect(nonce);
@@ -375,12 +370,10 @@ impl ExpectSaInit {
     }
 }
 
-/// Whether a client may be sent to a gateway: it can be redirected, and does not come from there.
-fn leads_on(request: Payloads<'_>, to: &GatewayId) -> bool {
-    let comes_from = request
-        .notify(NotifyType::REDIRECTED_FROM)
-        .and_then(GatewayId::of_redirected_from);
-    follows_redirect(request) && comes_from.as_ref() != Some(to)
+/// Whether a client may be sent on: it follows, and was not sent here. RFC 5685 section 3 lets it be sent on again, but
+/// gateways that relieve each other would pass it around until it gives up (section 7).
+fn leads_on(request: Payloads<'_>) -> bool {
+    follows_redirect(request) && request.notify(NotifyType::REDIRECTED_FROM).is_none()
 }
 
 impl Step for ExpectSaInit {

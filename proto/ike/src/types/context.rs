@@ -213,7 +213,8 @@ pub struct InitPolicy {
     pub fragment_size: usize,
     /// Claim a NAT so that ESP always goes in UDP.
     pub force_encap: bool,
-    /// Send clients that can be redirected (RFC 5685) to this gateway, before anything is computed for them.
+    /// Send clients that can be redirected (RFC 5685) to this gateway, before anything is computed for them. One that another
+    /// gateway has sent is served.
     pub redirect: Option<GatewayId>,
 }
 

@@ -80,15 +80,17 @@ fn others_are_served_here() {
     //# If the IKE_SA_INIT request did not indicate support for the redirect mechanism, the responder MUST NOT send the REDIRECT payload to the VPN client.
     let mut setup = redirecting("192.0.2.77");
     setup.config.redirect = false;
-    let pair = setup.run();
+    let mut pair = setup.run();
     pair.assert_up();
     assert!(!pair.responder.sa.supports_redirect());
-    // So is one who comes from there.
-    let mut setup = redirecting("192.0.2.77");
-    setup.config.redirected_from = Some("192.0.2.77".parse().unwrap());
-    let pair = setup.run();
-    pair.assert_up();
-    assert!(pair.responder.sa.supports_redirect());
+    // So is one who was sent, from there or from a third gateway: it is not passed around.
+    for from in ["192.0.2.78", "192.0.2.77"] {
+        let mut setup = redirecting("192.0.2.77");
+        setup.config.redirected_from = Some(from.parse().unwrap());
+        pair = setup.run();
+        pair.assert_up();
+        assert!(pair.responder.sa.supports_redirect());
+    }
     //= rfc5685#section-3
     //= type=test
     //# In the IKE_SA_INIT exchange with the new VPN gateway, the client MUST include the REDIRECTED_FROM payload (see Section 9.3).

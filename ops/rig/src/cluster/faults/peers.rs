@@ -31,6 +31,13 @@ pub(super) const FAULTS: &[Fault] = &[
         long: false,
     },
     Fault {
+        name: "kill-in-half-open",
+        expected: "a client has its answer to IKE_SA_INIT when its node is killed: it gets in by its own next try, nothing half-open is left",
+        class: Class::Recovers,
+        run: kill_in_half_open,
+        long: false,
+    },
+    Fault {
         name: "tenant-deleted-in-takeover",
         expected: "a tenant is deleted while its sessions move: they end within 2 s of the takeover, nobody else's do",
         class: Class::Killed,
@@ -148,6 +155,82 @@ fn kill_in_auth(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
     if let Err(error) = came_in {
         hit.wrong
             .push(format!("{error:#}\n{}", client.swan.sas().unwrap_or_default()));
+    }
+    drop(client);
+    scene.usual_client(index)?;
+    scene.mark_again()?;
+    Ok(hit)
+}
+
+/// IKE SAs of all nodes that are not authenticated.
+fn half_open(scene: &Scene) -> Result<u64> {
+    let mut sum = 0;
+    for daemon in &scene.nodes {
+        let status = daemon.query(&["status"])?;
+        sum += status["half_open"].as_u64().unwrap_or_default();
+    }
+    Ok(sum)
+}
+
+fn kill_in_half_open(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
+    let (node, slots) = victim(scene, random)?;
+    let slot = *slots.first().context("a slot")?;
+    // As in `kill_in_auth`: the last client's namespace is lent.
+    let index = scene.clients.pop().context("a client")?.index;
+    scene.sources.retain(|s| s.name != format!("client{index}"));
+    // It gives an IKE SA up after some five seconds, and then begins anew.
+    let setting = Setting {
+        charon: "retransmit_timeout = 0.5\n retransmit_base = 1.5\n retransmit_tries = 4".to_owned(),
+        extra: "keyingtries = 0".to_owned(),
+        ..Setting::default()
+    };
+    let client = Client::start(&scene.world, &scene.authority, index, slot, &setting)?;
+    let host = scene.world.clients.get(index).context("a host")?;
+    // IKE_SA_INIT goes to port 500, and all that follows to 4500, since the client is behind a NAT.
+    host.run(&["nft", "add table inet held; add chain inet held out { type filter hook output priority 0 ; }; add rule inet held out udp dport 4500 drop"])?;
+    client
+        .swan
+        .begin(&["--initiate", "--child", "net", "--timeout", "90"])?;
+    let hangs = wait_for("a half-open login", Duration::from_secs(10), || {
+        let status = scene.nodes.get(node).context("a node")?.query(&["status"])?;
+        Ok(status["half_open"] == 1)
+    });
+    scene.node(node)?.kill();
+    let begin = Instant::now();
+    let host = scene.world.clients.get(index).context("a host")?;
+    host.run(&["nft", "delete table inet held"])?;
+    let came_in = wait_for("the login to come through", Duration::from_secs(30), || {
+        Ok(client.swan.sas()?.contains("INSTALLED") && client.works(&scene.world)?)
+    });
+    let took = begin.elapsed();
+    scene.node(node)?.launch()?;
+    let mut hit = Hit::slots(
+        slots,
+        format!(
+            "{} killed with a half-open login; logged in {:.1} s later",
+            node_name(node),
+            took.as_secs_f64()
+        ),
+    );
+    for finding in [hangs, came_in] {
+        if let Err(error) = finding {
+            hit.wrong
+                .push(format!("{error:#}\n{}", client.swan.sas().unwrap_or_default()));
+        }
+    }
+    let mut own = 0;
+    for daemon in &scene.nodes {
+        own += sessions(daemon)?
+            .iter()
+            .filter(|s| s["peer_id"] == client.identity.as_str())
+            .count();
+    }
+    if own != 1 {
+        hit.wrong.push(format!("{own} sessions of {}", client.identity));
+    }
+    match half_open(scene)? {
+        0 => {}
+        left => hit.wrong.push(format!("{left} half-open logins are left")),
     }
     drop(client);
     scene.usual_client(index)?;
