@@ -172,8 +172,9 @@ impl<'a> Burst<'a> {
                 .ok_or(SegmentError::Malformed)?;
             out_head.copy_from_slice(head);
             let value = !fold(copy_and_sum(covered, out_covered));
-            // RFC 768: a computed checksum of zero is sent as all ones; for TCP both mean the same.
-            return put(out, self.checksum, if value == 0 { 0xffff } else { value });
+            // RFC 768: a computed checksum of zero is sent as all ones. Of the two, its field alone is the seventh octet.
+            let is_none = value == 0 && self.checksum.checked_sub(self.transport) == Some(6);
+            return put(out, self.checksum, if is_none { 0xffff } else { value });
         }
         let start = self.headers + index * self.size;
         let payload = self.packet.get(start..).map(|p| p.get(..self.size).unwrap_or(p));
