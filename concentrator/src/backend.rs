@@ -294,6 +294,7 @@ impl SessionBackend for Backend {
         let mut counters = BTreeMap::new();
         counters.insert("records_waiting".to_owned(), node.slots.records_waiting() as u64);
         let (spis, openings) = node.dispatch.len();
+        counters.extend(node.path_counters());
         counters.insert("dispatch_spis".to_owned(), spis as u64);
         counters.insert("dispatch_openings".to_owned(), openings as u64);
         let [at_init, in_session] = node.redirects.counts();
@@ -373,6 +374,7 @@ impl SessionBackend for Backend {
             ("listen", config.listen == before.listen),
             ("threads", config.threads == before.threads),
             ("limits", config.limits == before.limits),
+            ("path_mtu", config.path_mtu == before.path_mtu),
             ("seal", config.seal == before.seal),
             ("api", config.api == before.api),
             ("telemetry", config.telemetry == before.telemetry),

@@ -21,9 +21,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 mod cluster;
+mod path_mtu;
 mod redirect;
 
 pub use cluster::{Cluster, LoginsWithoutStore, SLOTS_MAX, SlotAddress, SlotTable};
+pub use path_mtu::PathMtu;
 pub use redirect::Redirect;
 
 /// The largest number of worker threads: the top three bits of an inbound SPI name the worker.
@@ -45,6 +47,8 @@ pub struct Config {
     pub threads: Threads,
     /// What may be held at once, and how fast.
     pub limits: Limits,
+    /// What is believed of the way to a peer.
+    pub path_mtu: PathMtu,
     /// Protection of the records at rest.
     pub seal: Seal,
     /// The management API.
@@ -440,6 +444,7 @@ impl Config {
             600,
         );
         range("limits.tenant_labels", u64::from(limits.tenant_labels), 1, 10_000);
+        self.path_mtu.check(&mut range);
         range(
             "telemetry.metrics_interval_ms",
             self.telemetry.metrics_interval_ms,
@@ -536,6 +541,7 @@ impl Default for Config {
             dataplane: Dataplane::default(),
             threads: Threads::default(),
             limits: Limits::default(),
+            path_mtu: PathMtu::default(),
             seal: Seal::default(),
             api: Api::default(),
             telemetry: Telemetry::default(),

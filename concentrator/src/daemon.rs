@@ -203,6 +203,9 @@ async fn assemble(
     let ports = [config.listen.ike_port, config.listen.nat_port];
     exclusive::wait_for_ports(&config.listen_addresses(), &ports).await?;
     let holder = Holder::open(plane(&config, prepared.as_ref())).context("sockets")?;
+    if let Some(error) = holder.path_mtu_trouble() {
+        tracing::warn!(%error, "path MTUs are not learned: no socket for ICMP");
+    }
     let sockets: std::io::Result<Vec<IkeSocket>> = holder
         .ike_sockets()?
         .into_iter()
@@ -416,6 +419,7 @@ fn plane(config: &Config, cluster: Option<&Prepared>) -> dataplane::Config {
         busy_wait: Duration::from_micros(u64::from(config.threads.busy_wait_micros)),
         raw_esp: config.listen.raw_esp,
         outer: (&config.dataplane).into(),
+        path_mtu: config.path_mtu.plane(),
         ..dataplane::Config::default()
     }
 }

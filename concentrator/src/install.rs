@@ -1,9 +1,11 @@
 //! From a negotiated child SA to what a worker installs.
 
 use dataplane::{Activate, Encap, Limits, Resource, SaPair};
+use esp::tunnel::DfRule;
 use esp::{InboundParams, OutboundParams};
 
 use crate::node::Node;
+use crate::policy;
 use crate::session::Child;
 use crate::slot::Slot;
 
@@ -62,6 +64,10 @@ pub(crate) fn pair(node: &Node, slot: &Slot, child: &Child, first_seq: u64, ceil
             ike::Resource::Bound(number) => Resource::Bound(number),
         },
         path_mtu: None,
-        df: esp::tunnel::DfRule::Clear,
+        fragments_too: false,
+        df: node.sessions.get(child.session).map_or(DfRule::Clear, |session| {
+            let facts = &session.facts;
+            policy::df(&node.registry, &facts.tenant, &facts.connection)
+        }),
     }
 }

@@ -92,6 +92,8 @@ impl WorkerSlot {
 
 /// Everything that the parts of the node share.
 pub struct Node {
+    /// What happened about path MTUs and fragments since the start, by kind.
+    paths: [AtomicU64; dataplane::PathEvent::COUNT],
     /// The file that the daemon was started with.
     pub config: Config,
     /// This start.
@@ -196,6 +198,7 @@ impl Node {
     pub fn new(parts: Parts) -> Arc<Self> {
         let config = parts.config;
         Arc::new(Self {
+            paths: [const { AtomicU64::new(0) }; dataplane::PathEvent::COUNT],
             start: parts.start,
             started: SystemTime::now(),
             metrics: parts.metrics,
@@ -366,6 +369,24 @@ impl Node {
         // After the handle: a command that was told before may have gone to the thread that died.
         slot.starts.fetch_add(1, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// Something happened about path MTUs or fragments, so many times since a worker's last report.
+    pub fn count_path(&self, event: dataplane::PathEvent, times: u64) {
+        if let Some(counter) = self.paths.get(event as usize) {
+            counter.fetch_add(times, Ordering::Relaxed);
+        }
+    }
+
+    /// What happened about path MTUs and fragments since the start, by name.
+    pub fn path_counters(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        dataplane::PathEvent::ALL
+            .iter()
+            .zip(&self.paths)
+            .map(|(event, counter)| {
+                let name = format!("path_{}", event.name());
+                (name, counter.load(Ordering::Relaxed))
+            })
     }
 
     /// Tells a worker's thread something. What a dead one misses is made good by installing again.

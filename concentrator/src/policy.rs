@@ -7,11 +7,12 @@ use std::time::Duration;
 use crypto::cert::ChainError;
 use crypto::{Random as _, SystemRandom};
 use dashmap::DashMap;
+use esp::tunnel::DfRule;
 use ike::auth::{AuthFailure, AuthJob};
 use ike::wire::proposal::{ChildProposal, IkeProposal, parse_child_list, parse_ike_list};
 use ike::{ChildPolicy, Identity, InitPolicy, Lifetime, RekeyPolicy};
 use ip::Selector;
-use tenants::model::{Connection, RekeyPolicy as WhoRekeys, Tenant};
+use tenants::model::{Connection, Df, RekeyPolicy as WhoRekeys, Tenant};
 use tenants::proposal::{ProposalCheck, ProposalError};
 use tenants::{FailureKind, Registry};
 
@@ -70,6 +71,20 @@ pub fn connections(registry: &Registry, tenant: &str) -> Vec<Arc<Connection>> {
         .flat_map(|state| state.connections.values())
         .map(|(connection, _)| Arc::clone(connection))
         .collect()
+}
+
+/// What becomes of the DF bit of a session's outer packets: as its connection says, else as its tenant.
+#[must_use]
+pub fn df(registry: &Registry, tenant: &str, connection: &str) -> DfRule {
+    let of_connection = registry
+        .connection(tenant, connection)
+        .and_then(|connection| connection.df);
+    let df = of_connection.or_else(|| Some(registry.tenant(tenant)?.routing_domain.df));
+    match df.unwrap_or_default() {
+        Df::Clear => DfRule::Clear,
+        Df::Set => DfRule::Set,
+        Df::Copy => DfRule::Copy,
+    }
 }
 
 /// The IKE proposals of a connection.
@@ -316,6 +331,7 @@ mod tests {
             rekey_policy: WhoRekeys::LastResort,
             mobike: false,
             per_resource_sas: tenants::model::PerResourceSas::Off,
+            df: None,
         }
     }
 
@@ -328,6 +344,7 @@ mod tests {
                 netns: None,
                 device: "tun0".into(),
                 mtu: 1_400,
+                df: tenants::model::Df::Clear,
                 addresses: vec![],
             },
             limits: Limits {

@@ -177,6 +177,8 @@ pub struct Child {
     /// Outbound sequence numbers up to this one are reserved.
     pub ceiling: AtomicU64,
     outer: Mutex<Outer>,
+    /// What the worker has learned of the way: the MTU in its upper half, the largest inner packet in its lower; 0: nothing.
+    pub path: AtomicU32,
 }
 
 /// When a child SA's keys were made, as generations see it.
@@ -233,6 +235,7 @@ impl Child {
             given: AtomicU32::new(0),
             ceiling: AtomicU64::new(numbers.map_or(0, |numbers| numbers.last)),
             outer: Mutex::new(outer),
+            path: AtomicU32::new(0),
         })
     }
 
@@ -281,6 +284,7 @@ impl Child {
     pub fn message(&self) -> api::v1::ChildSa {
         let [packets_in, octets_in, packets_out, octets_out] = self.totals.read();
         let last = self.last_in_millis.load(Ordering::Relaxed);
+        let path = self.path.load(Ordering::Relaxed);
         api::v1::ChildSa {
             spi_in: format!("{:08x}", self.sa.spi_in),
             spi_out: format!("{:08x}", self.sa.spi_out),
@@ -299,6 +303,8 @@ impl Child {
             esn: self.sa.esn,
             resource: self.sa.resource.to_string(),
             worker: u32::from(dataplane::worker_of_spi(self.sa.spi_in)),
+            path_mtu: path >> 16,
+            inner_mtu: path & 0xffff,
         }
     }
 }

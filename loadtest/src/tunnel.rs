@@ -396,6 +396,7 @@ impl Tunnel {
             },
             path_mtu: None,
             df: esp::tunnel::DfRule::Clear,
+            fragments_too: false,
         };
         self.worker(child.spi_in)?
             .send(WorkerCommand::Install(Box::new(pair)))

@@ -24,6 +24,8 @@ const ENUM_FIELDS: &[(&str, &str)] = &[
     ("TenantLimits.user_limit_policy", "user_limit_policy"),
     ("Connection.auth", "auth_method"),
     ("Connection.rekey_policy", "rekey_policy"),
+    ("Connection.df", "df_policy"),
+    ("RoutingDomain.df", "df_policy"),
     ("Credential.kind", "credential_kind"),
     ("SessionEvent.kind", "session_event_kind"),
     ("Attempt.outcome", "attempt_outcome"),

@@ -9,7 +9,7 @@ use crypto::cert::Certificate;
 
 use crate::identity::IdPattern;
 use crate::model::{
-    AddressPool, Auth, Connection, Credential, CredentialKind, RekeyPolicy, Tenant, UserLimit,
+    AddressPool, Auth, Connection, Credential, CredentialKind, Df, RekeyPolicy, Tenant, UserLimit,
 };
 use crate::object::{Id, Kind, Meta, Object};
 
@@ -71,6 +71,7 @@ fn tenant(tenant: &Tenant, meta: Option<&Meta>) -> v1::Tenant {
             device: domain.device.clone(),
             mtu: domain.mtu.into(),
             addresses: texts(&domain.addresses),
+            df: df(domain.df).into(),
         }),
         limits: Some(v1::TenantLimits {
             max_sessions: limits.max_sessions,
@@ -83,6 +84,14 @@ fn tenant(tenant: &Tenant, meta: Option<&Meta>) -> v1::Tenant {
         gateway_ids: texts(&tenant.gateway_ids),
         trust_anchors: tenant.trust_anchors.clone(),
         allow_weak_algorithms: tenant.allow_weak_algorithms,
+    }
+}
+
+fn df(policy: Df) -> v1::DfPolicy {
+    match policy {
+        Df::Clear => v1::DfPolicy::Clear,
+        Df::Set => v1::DfPolicy::Set,
+        Df::Copy => v1::DfPolicy::Copy,
     }
 }
 
@@ -119,6 +128,7 @@ fn connection(connection: &Connection, meta: Option<&Meta>) -> v1::Connection {
         replay_window: Some(connection.replay_window),
         mobike: None,
         per_resource_sas: connection.per_resource_sas.to_string(),
+        df: connection.df.map(df).unwrap_or_default().into(),
         ..v1::Connection::default()
     };
     external.set_rekey_policy(match connection.rekey_policy {

@@ -46,6 +46,22 @@ pub struct RoutingDomain {
     pub mtu: u16,
     /// Addresses on the device.
     pub addresses: Vec<IpNet>,
+    /// The DF bit of outer headers, where a connection does not say.
+    #[serde(default)]
+    pub df: Df,
+}
+
+/// The DF bit of outer IPv4 headers (RFC 4301 section 8.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Df {
+    /// Never set.
+    #[default]
+    Clear,
+    /// Always set.
+    Set,
+    /// As the inner packet has it.
+    Copy,
 }
 
 /// Limits of a tenant.
@@ -228,6 +244,9 @@ pub struct Connection {
     /// Child SAs with the same selectors, for peers that ask for them.
     #[serde(default)]
     pub per_resource_sas: PerResourceSas,
+    /// The DF bit of outer headers; `None`: as the tenant has it.
+    #[serde(default)]
+    pub df: Option<Df>,
 }
 
 /// A range of virtual addresses.

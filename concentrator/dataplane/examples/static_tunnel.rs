@@ -114,6 +114,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         resource: dataplane::Resource::None,
         path_mtu: None,
         df: esp::tunnel::DfRule::Clear,
+        fragments_too: true,
     };
     let (events, received) = channel();
     let mut handles = Vec::new();

@@ -8,6 +8,8 @@ use std::time::Duration;
 use crypto::Secret;
 use ipnet::IpNet;
 
+use crate::pmtu::PathMtu;
+
 /// How many of the top bits of every inbound ESP SPI name the worker that owns the SA.
 pub const WORKER_BITS: u32 = 3;
 /// The most workers that [`WORKER_BITS`] can tell apart.
@@ -78,6 +80,8 @@ pub struct Config {
     pub forward: Option<Forward>,
     /// How ESP is exchanged with the peers.
     pub outer: Outer,
+    /// What is believed of the way to a peer.
+    pub path_mtu: PathMtu,
 }
 
 /// How ESP is exchanged with the peers.
@@ -167,6 +171,7 @@ impl Default for Config {
             until: None,
             forward: None,
             outer: Outer::default(),
+            path_mtu: PathMtu::default(),
         }
     }
 }

@@ -42,6 +42,11 @@ pub enum Origin {
         /// Another node of the cluster sent it on.
         forwarded: bool,
     },
+    /// A router on the way to a peer: an ICMP message about a packet that was too big.
+    PathError {
+        /// Of ICMP for IPv4, not of ICMPv6.
+        is_v4: bool,
+    },
 }
 
 /// Packets for one worker, in the order in which they came.

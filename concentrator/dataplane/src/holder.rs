@@ -19,8 +19,10 @@ use crate::forward::{Envelope, Kind};
 use crate::forward_io::ForwardPort;
 use crate::handover::Mailbox;
 use crate::message::{WorkerCommand, WorkerEvent};
+use crate::pmtu::PathMtu;
 use crate::routes::Owners;
 use crate::shard::DomainFacts;
+use crate::sys::icmp::{IcmpSocket, LinkProbe};
 use crate::sys::netlink::{self, Netlink};
 use crate::sys::socket::{self, EspSocket};
 use crate::sys::xdp::Interface;
@@ -106,6 +108,11 @@ pub struct Holder {
     busy_wait: Duration,
     ike: Vec<IkeSocket>,
     until: Option<Arc<AtomicU64>>,
+    /// Sockets for ICMP errors, which the first worker reads.
+    errors: Arc<[IcmpSocket]>,
+    link_probe: Arc<LinkProbe>,
+    path_mtu: PathMtu,
+    path_mtu_trouble: Option<io::Error>,
     /// The socket of each worker for packets that came to the wrong node.
     forwards: Vec<Arc<ForwardPort>>,
     /// The sockets of each worker.
@@ -149,6 +156,7 @@ impl Holder {
         }
         let name = config.netns.clone();
         let (mut sockets, mut opened) = (None, Opened::default());
+        let (mut errors, mut link_probe) = (Ok(Vec::new()), None);
         // What failed inside is wanted whole, not as an io::Error.
         netns::within(name.as_deref(), || {
             let all = open_sockets(&config);
@@ -157,8 +165,16 @@ impl Holder {
                 opened = fast::open(&config, &local);
             }
             sockets = Some(all);
+            if config.path_mtu.learn {
+                errors = [true, false].into_iter().map(IcmpSocket::open).collect();
+            }
+            link_probe = Some(LinkProbe::open());
             Ok(())
         })?;
+        let (errors, path_mtu_trouble) = match errors {
+            Ok(errors) => (errors, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
         let (ike, ports, forwards) = sockets.unwrap_or(Err(OpenError::Config("no sockets")))?;
         let mailboxes = (0..config.workers)
             .map(|_| Mailbox::new())
@@ -169,6 +185,10 @@ impl Holder {
             busy_wait: config.busy_wait,
             ike,
             until: config.until,
+            errors: errors.into(),
+            link_probe: Arc::new(link_probe.unwrap_or_else(LinkProbe::open)),
+            path_mtu: config.path_mtu,
+            path_mtu_trouble,
             forwards: forwards.into_iter().map(Arc::new).collect(),
             ports: ports.into_iter().map(Arc::new).collect(),
             mailboxes: mailboxes.into(),
@@ -189,6 +209,11 @@ impl Holder {
     /// What became of [`Config::outer`], for each interface; empty with sockets alone.
     pub fn outer(&self) -> &[OuterReport] {
         &self.outer
+    }
+
+    /// Why path MTUs are not learned although [`PathMtu::learn`] says so: the system refused the sockets for ICMP.
+    pub fn path_mtu_trouble(&self) -> Option<&io::Error> {
+        self.path_mtu_trouble.as_ref()
     }
 
     /// The sockets for IKE: further descriptors of those the holder keeps. Whoever reads those of the port with NAT
@@ -366,6 +391,13 @@ impl Holder {
             ports: Arc::clone(ports),
             forward: self.forwards.get(usize::from(index)).map(Arc::clone),
             until: self.until.clone(),
+            errors: if index == 0 {
+                Arc::clone(&self.errors)
+            } else {
+                Arc::default()
+            },
+            link_probe: Arc::clone(&self.link_probe),
+            path_mtu: self.path_mtu,
             mailboxes: Arc::clone(&self.mailboxes),
             owners: Arc::clone(&self.owners),
             fast: self.fast.get(usize::from(index)).and_then(Place::lend),

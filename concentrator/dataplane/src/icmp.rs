@@ -14,27 +14,26 @@ const QUOTE_V4: usize = 576 - 28;
 /// The same for ICMPv6: the minimum MTU (RFC 4443 section 2.4).
 const QUOTE_V6: usize = 1280 - 48;
 
-/// "Fragmentation needed" (RFC 1191) or "packet too big" (RFC 4443 section 3.2) for `packet`, from `gateway` if it is of
-/// the same family and else from the packet's destination. `None` for what must not be answered: errors, fragments but
-/// the first, and senders that are no host.
+/// "Fragmentation needed" (RFC 1191) or "packet too big" (RFC 4443 section 3.2) for `packet`, from the packet's
+/// destination: an address of our own, which comes in by a device, is what a kernel takes for forged. `None` for what must
+/// not be answered (RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e)): errors and redirects, fragments but the first,
+/// senders that are no single host, and over IPv4 packets to many. To an IPv6 multicast packet that is too big the RFC
+/// wants an answer: from `gateway`.
 pub(crate) fn too_big(
     packet: &[u8],
     summary: &Summary,
     mtu: u16,
     gateway: Option<IpAddr>,
 ) -> Option<Vec<u8>> {
-    let is_error = match summary.protocol {
-        ICMP => summary.ports.is_none_or(|(kind, _)| !matches!(kind >> 8, 0 | 8)),
-        ICMPV6 => summary.ports.is_none_or(|(kind, _)| kind >> 8 < 128),
-        _ => false,
-    };
     let is_later = summary.fragment == ip::packet::Fragment::Later;
-    if is_error || is_later || summary.src.is_unspecified() || summary.src.is_multicast() {
+    if ip::icmp::is_error(summary) || is_later || !is_host(summary.src) || is_many_v4(summary.dst) {
         return None;
     }
-    let from = gateway
-        .filter(|g| g.is_ipv4() == summary.src.is_ipv4())
-        .unwrap_or(summary.dst);
+    let from = if summary.dst.is_multicast() {
+        gateway.filter(|g| g.is_ipv4() == summary.src.is_ipv4())?
+    } else {
+        summary.dst
+    };
     match (from, summary.src) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let quote = packet.get(..QUOTE_V4).unwrap_or(packet);
@@ -72,6 +71,18 @@ pub(crate) fn too_big(
         }
         _ => None,
     }
+}
+
+/// Whether an address is that of one host, to which an answer may go.
+fn is_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_unspecified() && !v4.is_loopback() && v4.octets()[0] < 224,
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_loopback() && !v6.is_multicast(),
+    }
+}
+
+fn is_many_v4(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if v4.octets()[0] >= 224)
 }
 
 fn copy(to: &mut [u8], from: impl IntoIterator<Item = u8>) {
@@ -132,6 +143,33 @@ mod tests {
                 assert_eq!(fold(sum(&error[..20])), 0xffff);
             }
         }
+    }
+
+    #[test]
+    fn only_packets_from_one_host_are_answered_and_to_one_unless_of_ipv6() {
+        let answered = |v4, src: &[u8], dst: &[u8], gateway: Option<IpAddr>| {
+            let mut packet = packet(v4, 17, 0);
+            let (from, to) = if v4 { (12, 16) } else { (8, 24) };
+            packet[from..from + src.len()].copy_from_slice(src);
+            packet[to..to + dst.len()].copy_from_slice(dst);
+            let summary = ip::packet::summarize(&packet).unwrap();
+            too_big(&packet, &summary, 1400, gateway).is_some()
+        };
+        let to = [10, 0, 0, 2];
+        assert!(answered(true, &[10, 0, 0, 1], &to, None));
+        for nobody in [[0; 4], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255; 4]] {
+            assert!(!answered(true, &nobody, &to, None), "{nobody:?}");
+        }
+        for many in [[224, 0, 0, 5], [255; 4]] {
+            assert!(!answered(true, &[10, 0, 0, 1], &many, None), "{many:?}");
+        }
+        let gateway = Some("fd00::1".parse().unwrap());
+        assert!(answered(false, &[0xfd], &[0xff, 2], gateway));
+        assert!(
+            !answered(false, &[0xfd], &[0xff, 2], None),
+            "nobody could have sent it"
+        );
+        assert!(!answered(false, &[0xff, 2], &[0xfd], gateway));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The packets' way in and out, as the worker's loop sees it: system calls in production, queues in tests.
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use esp::DropReason;
 use esp::tunnel::Outer;
@@ -29,6 +29,15 @@ pub struct Arrival {
     pub tos: u8,
     /// Another node of the cluster sent it on: it is not sent on again.
     pub forwarded: bool,
+}
+
+/// An ICMP message about a packet that was too big.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathError {
+    /// Octets written to the buffer.
+    pub len: usize,
+    /// Of ICMP for IPv4, not of ICMPv6.
+    pub is_v4: bool,
 }
 
 /// Why a packet was not sent or written.
@@ -84,6 +93,15 @@ pub trait PacketIo {
     /// Has the kernel give packets for these destinations of a domain to one of several workers each (a bit for each of
     /// them) by their flow, as [`crate::groups`] does. It may have no such means: then they come to other workers.
     fn steer(&mut self, _domain: u32, _spread: &[(IpNet, u32)]) {}
+    /// Fills `buffer` (at least 64 KiB) with an ICMP message that says that a packet was too big, its ICMP header first:
+    /// of IPv6 one whose checksum is right. `None` when nothing waits.
+    fn path_error(&mut self, _buffer: &mut [u8]) -> Option<PathError> {
+        None
+    }
+    /// The MTU in octets of the first link towards a peer.
+    fn link_mtu(&mut self, _peer: IpAddr) -> Option<u16> {
+        None
+    }
     /// Tells the control plane.
     fn event(&mut self, event: WorkerEvent);
     /// The socket with this local address and encapsulation.

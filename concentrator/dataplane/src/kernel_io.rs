@@ -15,7 +15,7 @@ use crate::fast::{FastCounters, Lent, Sent};
 use crate::forward::{Envelope, Kind};
 use crate::forward_io::{Parcelled, Taken};
 use crate::handover::{Batch, Parcel};
-use crate::io::{Arrival, PacketIo, PortId, Refused};
+use crate::io::{Arrival, PacketIo, PathError, PortId, Refused};
 use crate::message::{Encap, WorkerEvent};
 use crate::shard::{Flow, Shard};
 use crate::sys::event::Poller;
@@ -37,6 +37,8 @@ const FAST: usize = 1 << 16;
 const ROUTES: u64 = (1 << 32) - 1;
 /// How often losses of AF_XDP are asked for.
 const LOSSES_EVERY: Duration = Duration::from_secs(1);
+/// Of the first socket for ICMP errors, before that one.
+const ERRORS: usize = FORWARD - 2;
 
 /// Reads from one source before it is another's turn.
 const RECEIVES_A_GO: usize = 16;
@@ -117,6 +119,8 @@ pub(crate) struct KernelIo<'e> {
     now: Instant,
     are_routes_changed: bool,
     losses_at: Instant,
+    /// Sockets for ICMP with something to read.
+    ready_errors: Vec<usize>,
 }
 
 impl<'e> KernelIo<'e> {
@@ -134,6 +138,9 @@ impl<'e> KernelIo<'e> {
             poller.add(fast.changes(), ROUTES)?;
         }
         let now = Instant::now();
+        for (number, socket) in (ERRORS as u64..FORWARD as u64).zip(&*seat.errors) {
+            poller.add(socket, number)?;
+        }
         if let Some(mailbox) = seat.mailboxes.get(usize::from(seat.index)) {
             mailbox.clear();
             poller.add_waker(&mailbox.waker, WAKER)?;
@@ -155,6 +162,7 @@ impl<'e> KernelIo<'e> {
             now,
             are_routes_changed: false,
             losses_at: now,
+            ready_errors: Vec::new(),
         })
     }
 
@@ -177,10 +185,12 @@ impl<'e> KernelIo<'e> {
     pub(crate) fn poll(&mut self, timeout: Duration) -> io::Result<()> {
         self.ready_ports.clear();
         self.ready_queues.clear();
+        self.ready_errors.clear();
         let Self {
             poller,
             ready_ports,
             ready_queues,
+            ready_errors,
             is_woken,
             are_routes_changed,
             ..
@@ -189,6 +199,9 @@ impl<'e> KernelIo<'e> {
             WAKER => *is_woken = true,
             ROUTES => *are_routes_changed = true,
             number if number >= DOMAIN => ready_queues.push((number - DOMAIN) as u32),
+            number if (ERRORS..FORWARD).contains(&(number as usize)) => {
+                ready_errors.push(number as usize - ERRORS);
+            }
             number => ready_ports.push(number as usize),
         })?;
         ready_ports.begin();
@@ -533,6 +546,22 @@ impl PacketIo for KernelIo<'_> {
             // A kernel that refuses has refused the first program too, and the domain's report says so.
             let _ = queue.queue.steer(self.seat.workers, spread);
         }
+    }
+
+    fn path_error(&mut self, buffer: &mut [u8]) -> Option<PathError> {
+        while let Some(number) = self.ready_errors.last() {
+            let socket = self.seat.errors.get(*number)?;
+            if let Some(len) = socket.receive(buffer) {
+                let is_v4 = socket.is_v4();
+                return Some(PathError { len, is_v4 });
+            }
+            self.ready_errors.pop();
+        }
+        None
+    }
+
+    fn link_mtu(&mut self, peer: IpAddr) -> Option<u16> {
+        self.seat.link_probe.mtu(peer)
     }
 
     fn event(&mut self, event: WorkerEvent) {

@@ -37,6 +37,7 @@ mod io;
 mod kernel_io;
 mod message;
 mod mss;
+mod pmtu;
 mod routes;
 mod segment;
 mod shard;
@@ -51,10 +52,11 @@ pub use config::{
 };
 pub use handover::{Batch, Origin, Parcel};
 pub use holder::{DomainError, Holder, IkeSocket, OpenError, StartError};
-pub use io::{Arrival, PacketIo, PortId, Refused};
+pub use io::{Arrival, PacketIo, PathError, PortId, Refused};
 pub use message::{
     Activate, Encap, Limits, Reply, Resource, SaPair, SaStats, WorkerCommand, WorkerCounters, WorkerEvent,
 };
+pub use pmtu::{LEAST_V4, LEAST_V6, PathCounters, PathEvent, PathMtu};
 pub use routes::Owners;
 pub use segment::{Burst, SegmentError};
 pub use shard::{DomainFacts, Flow, Shard};

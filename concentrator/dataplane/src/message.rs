@@ -7,6 +7,8 @@ use esp::tunnel::DfRule;
 use ip::Selector;
 use ip::packet::Summary;
 
+use crate::pmtu::PathCounters;
+
 /// A pair of SAs, one in each direction, that one worker owns.
 ///
 /// The worker that it is installed at must be the one that its inbound SPI names ([`crate::worker_of_spi`]).
@@ -42,6 +44,9 @@ pub struct SaPair {
     pub path_mtu: Option<u16>,
     /// The DF bit of outer IPv4 headers (RFC 4301 section 8.1).
     pub df: DfRule,
+    /// Later fragments were agreed upon (NON_FIRST_FRAGMENTS_ALSO, RFC 7296 section 3.10.1). It matters where selectors name
+    /// ports: without, none of them is sent or taken.
+    pub fragments_too: bool,
 }
 
 /// The place of a pair among those of its session for the same traffic (RFC 9611). Flows to the peer are spread over the
@@ -284,6 +289,10 @@ pub struct SaStats {
     pub highest_in_seq: u64,
     /// Outbound sequence number of the next packet.
     pub next_out_seq: u64,
+    /// The MTU in octets that was learned of the way to the peer.
+    pub path_mtu: Option<u16>,
+    /// The largest inner packet in octets that fits it; `None` while nothing is known of it.
+    pub inner_mtu: Option<u16>,
 }
 
 /// Counters of one worker since it started.
@@ -291,6 +300,8 @@ pub struct SaStats {
 pub struct WorkerCounters {
     /// Packets discarded, by reason.
     pub drops: esp::DropCounters,
+    /// What happened to paths and fragments.
+    pub paths: PathCounters,
     /// Inner packets read from TUN devices, bursts counted by their segments.
     pub inner_in: u64,
     /// Inner packets written to TUN devices.

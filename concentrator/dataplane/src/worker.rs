@@ -13,9 +13,11 @@ use crate::forward_io::ForwardPort;
 use crate::handover::Mailbox;
 use crate::kernel_io::KernelIo;
 use crate::message::{WorkerCommand, WorkerEvent};
+use crate::pmtu::PathMtu;
 use crate::routes::Owners;
 use crate::shard::{DomainFacts, Flow, Shard};
 use crate::sys::event::{self, Poller};
+use crate::sys::icmp::{IcmpSocket, LinkProbe};
 use crate::sys::socket::EspSocket;
 use crate::sys::tun;
 
@@ -64,6 +66,10 @@ pub(crate) struct Seat {
     pub(crate) ports: Arc<WorkerPorts>,
     pub(crate) forward: Option<Arc<ForwardPort>>,
     pub(crate) until: Option<Arc<AtomicU64>>,
+    /// Sockets for ICMP errors; the first worker alone has any.
+    pub(crate) errors: Arc<[IcmpSocket]>,
+    pub(crate) link_probe: Arc<LinkProbe>,
+    pub(crate) path_mtu: PathMtu,
     pub(crate) mailboxes: Arc<[Mailbox]>,
     pub(crate) owners: Arc<Owners>,
     /// AF_XDP, where it is used.
@@ -253,6 +259,7 @@ fn run(
     }
     let busy_wait = seat.busy_wait;
     let mut shard = Shard::new(seat.index, seat.workers, Arc::clone(&seat.owners), Instant::now());
+    shard.set_path_mtu(seat.path_mtu);
     let mut io = KernelIo::new(seat, poller, events)?;
     for queue in queues {
         io.attach(&mut shard, queue)?;

@@ -108,6 +108,9 @@ impl EspWorker {
         {
             self.node.metrics.exposed(numbers);
         }
+        let path = stats.path_mtu.zip(stats.inner_mtu);
+        let path = path.map_or(0, |(outer, inner)| u32::from(outer) << 16 | u32::from(inner));
+        child.path.store(path, Ordering::Relaxed);
         child.highest_in.fetch_max(stats.highest_in_seq, Ordering::AcqRel);
         if let Some(seen) = stats.last_in.and_then(|ago| now.checked_sub(ago)) {
             child
@@ -234,6 +237,13 @@ impl Handler<Counters> for EspWorker {
             let growth = now.saturating_sub(before);
             if growth > 0 {
                 self.node.metrics.outer_packets(what, growth);
+            }
+        }
+        for (event, count) in counters.paths.iter() {
+            let growth = count.saturating_sub(self.last.paths.get(event));
+            if growth > 0 {
+                self.node.metrics.path_event(event.name(), growth);
+                self.node.count_path(event, growth);
             }
         }
         if let Some(slot) = self.node.worker(self.index) {

@@ -52,6 +52,7 @@ pub struct Metrics {
     octets: Counter<u64>,
     packets: Counter<u64>,
     esp_drops: Counter<u64>,
+    path_events: Counter<u64>,
     gate_drops: Counter<u64>,
     refusals: Counter<u64>,
     restarts: Counter<u64>,
@@ -117,6 +118,10 @@ impl Metrics {
             esp_drops: meter
                 .u64_counter("vpn.esp.drops")
                 .with_description("ESP packets by reason")
+                .build(),
+            path_events: meter
+                .u64_counter("vpn.path.events")
+                .with_description("Path MTUs learned, messages about them ignored, packets cut, fragments refused: by kind")
                 .build(),
             gate_drops: meter
                 .u64_counter("vpn.ike.gate_drops")
@@ -260,6 +265,11 @@ impl Metrics {
     /// ESP packets of AF_XDP since the last report.
     pub fn outer_packets(&self, what: &'static str, count: u64) {
         self.outer_packets.add(count, &[KeyValue::new("what", what)]);
+    }
+
+    /// What happened about path MTUs and fragments since a worker's last report.
+    pub fn path_event(&self, kind: &'static str, count: u64) {
+        self.path_events.add(count, &[KeyValue::new("kind", kind)]);
     }
 
     /// An IKE datagram that the gate dropped.

@@ -82,6 +82,7 @@ words! {
     user_limit_policy: UserLimitPolicy = "USER_LIMIT_POLICY_";
     auth_method: AuthMethod = "AUTH_METHOD_";
     rekey_policy: RekeyPolicy = "REKEY_POLICY_";
+    df_policy: DfPolicy = "DF_POLICY_";
     credential_kind: CredentialKind = "CREDENTIAL_KIND_";
     session_event_kind: SessionEventKind = "SESSION_EVENT_KIND_";
     attempt_outcome: AttemptOutcome = "ATTEMPT_OUTCOME_";

@@ -75,6 +75,8 @@ drop_reasons! {
     NoSa = "no_sa",
     /// The SA's lifetime in octets or packets is over.
     Expired = "expired",
+    /// A fragment of an inner packet that is malicious, or does not follow its first on an SA with ports (RFC 4301 section 7).
+    Fragment = "fragment",
     /// Larger than the path and not to be fragmented.
     PathMtu = "path_mtu",
     /// A datagram of 0 or 1 octets that is no keep-alive, or another runt.

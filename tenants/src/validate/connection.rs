@@ -49,6 +49,7 @@ pub fn connection(
         );
     }
     let (dpd_secs, replay_window) = windows(&mut check, external);
+    let df = super::tenant::df(&mut check, "df", external.df);
     let connection = Connection {
         tenant: external.tenant.clone(),
         name: external.name.clone(),
@@ -79,6 +80,7 @@ pub fn connection(
         rekey_policy: rekey_policy(&mut check, external.rekey_policy),
         mobike: external.mobike.unwrap_or(false),
         per_resource_sas: per_resource_sas(&mut check, &external.per_resource_sas),
+        df,
     };
     if external.mobike == Some(true) {
         check.refuse("mobike", "is reserved", "leave it out");

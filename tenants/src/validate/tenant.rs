@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{Checker, Violations};
 use crate::identity::IdPattern;
-use crate::model::{Limits, RoutingDomain, Tenant, UserLimit};
+use crate::model::{Df, Limits, RoutingDomain, Tenant, UserLimit};
 
 /// Inner MTU when none is given: fits ESP in UDP over IPv6 at 1,500 octets, with the largest trailer.
 const DEFAULT_MTU: u16 = 1_400;
@@ -88,6 +88,7 @@ fn routing_domain(check: &mut Checker, tenant: &str, external: Option<&v1::Routi
         DEFAULT_MTU.into(),
         (1_280, 9_000),
     );
+    let df = df(check, "routing_domain.df", external.df).unwrap_or_default();
     RoutingDomain {
         netns: (!external.netns.is_empty()).then(|| external.netns.clone()),
         device,
@@ -97,6 +98,21 @@ fn routing_domain(check: &mut Checker, tenant: &str, external: Option<&v1::Routi
             &external.addresses,
             "an address with its prefix length, like 10.1.0.1/16",
         ),
+        df,
+    }
+}
+
+/// What is to become of the DF bit; `None` where nothing is said.
+pub(super) fn df(check: &mut Checker, field: &'static str, number: i32) -> Option<Df> {
+    match v1::DfPolicy::try_from(number) {
+        Ok(v1::DfPolicy::Unspecified) => None,
+        Ok(v1::DfPolicy::Clear) => Some(Df::Clear),
+        Ok(v1::DfPolicy::Set) => Some(Df::Set),
+        Ok(v1::DfPolicy::Copy) => Some(Df::Copy),
+        Err(_) => {
+            check.refuse(field, "is not known", "clear, set, copy");
+            None
+        }
     }
 }
 

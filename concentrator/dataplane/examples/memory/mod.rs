@@ -141,6 +141,7 @@ pub(crate) fn pair(number: u32, is_sender: bool, suite: Suite) -> SaPair {
         resource: dataplane::Resource::None,
         path_mtu: None,
         df: esp::tunnel::DfRule::Clear,
+        fragments_too: true,
     }
 }
 

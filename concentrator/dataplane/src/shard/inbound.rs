@@ -8,12 +8,14 @@ use std::time::Instant;
 use esp::{DropReason, tunnel};
 use ip::packet::Fragment;
 
+use super::exceptions::{belongs_anyway, guard, needs_state};
 use super::{LARGEST, MAX_RECEIVES, Shard};
 use crate::coalesce::Sink;
 use crate::handover::{Origin, Parcel};
 use crate::io::{Arrival, PacketIo};
 use crate::message::{WorkerCounters, WorkerEvent};
 use crate::mss;
+use crate::pmtu::Way;
 
 const TCP: u8 = 6;
 /// A datagram of one octet 0xFF keeps a NAT's mapping (RFC 3948 section 2.3).
@@ -174,10 +176,8 @@ impl Shard {
         now: Instant,
     ) {
         let packets = run.len().div_ceil(arrival.segment.max(1)) as u64;
-        let pair = self
-            .by_spi
-            .get(&spi)
-            .and_then(|slot| self.pairs.get_mut(*slot as usize)?.as_deref_mut());
+        let place = self.by_spi.get(&spi).copied().unwrap_or(super::Place::MAX);
+        let pair = self.pairs.get_mut(place as usize).and_then(Option::as_deref_mut);
         let Some(pair) = pair else {
             let owner = crate::serving_worker(spi, self.workers);
             if owner == self.worker || is_final {
@@ -221,7 +221,8 @@ impl Shard {
             self.counters.drops.add(DropReason::WrongOwner, packets);
             return;
         };
-        let limits = [true, false].map(|is_v4| mss::limit(domain.mss_clamp, domain.mtu, is_v4));
+        let mtu = domain.mtu.min(pair.path.limit());
+        let limits = [true, false].map(|is_v4| mss::limit(domain.mss_clamp, mtu, is_v4));
         let (mut authentic, mut octets, mut moved) = (0, 0, None::<SocketAddr>);
         let mut sink = InnerSink {
             io,
@@ -245,7 +246,19 @@ impl Shard {
             //= rfc4301#section-5.2
             //# If an IPsec system receives an inbound packet on an SA and the packet's header fields are not consistent
             //# with the selectors for the SA, it MUST discard the packet.
-            let checked = tunnel::check_inner(inner, &pair.ts_remote, &pair.ts_local).and_then(|summary| {
+            let checked = tunnel::check_inner(inner, &pair.ts_remote, &pair.ts_local);
+            let is_by_selectors = checked.is_ok();
+            let checked = if checked == Err(DropReason::SelectorMismatch) {
+                belongs_anyway(&mut sink.counters.paths, pair, inner)
+            } else {
+                checked
+            };
+            let checked = checked.and_then(|summary| {
+                if summary.fragment != Fragment::No {
+                    let way = (place, needs_state(pair, &summary, is_by_selectors), Way::In);
+                    let (fragments, events) = (&mut self.paths.fragments, &mut sink.counters.paths);
+                    guard(fragments, events, way, inner, &summary, now)?;
+                }
                 let announced = if summary.version == 4 {
                     ip::protocol::IPV4
                 } else {

@@ -6,10 +6,12 @@
 //!  PacketIo::transmit ◄─ Outbox: seal_burst of equal slots ◄─ MTU, MSS ◄─ Routes ◄─ Burst ◄─ PacketIo::read_inner
 //! ```
 
+mod exceptions;
 mod groups;
 mod inbound;
 mod outbound;
 mod pair;
+mod path;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -27,11 +29,13 @@ use crate::config::{MAX_SLOTS, MssClamp, Offloads};
 use crate::handover::{Batch, Origin};
 use crate::io::PacketIo;
 use crate::message::{SaPair, SaStats, WorkerCommand, WorkerCounters, WorkerEvent};
+use crate::pmtu::{PathEvent, Paths};
 use crate::routes::{Owners, Routes};
 use crate::segment::Burst;
 use crate::vnet::{self, VnetHeader};
 use outbound::Outbox;
-use pair::{Allowance, Pair, Place};
+pub(crate) use pair::Place;
+use pair::{Allowance, Pair};
 
 /// Octets of the buffer for received bursts: a few of the largest.
 const ARENA: usize = 256 << 10;
@@ -43,9 +47,8 @@ const MAX_RECEIVES: usize = 64;
 const MAX_READS: usize = 32;
 /// How often counters are reported.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// Acquire events and ICMP errors in a second.
+/// Acquire events in a second.
 const ACQUIRES: u32 = 64;
-const ICMP_ERRORS: u32 = 100;
 
 /// What the worker needs to know of a routing domain.
 #[derive(Clone, Debug)]
@@ -90,7 +93,7 @@ pub struct Shard {
     /// What worker 0 has told the kernel.
     spread: groups::Spread,
     acquires: Allowance,
-    icmp_errors: Allowance,
+    paths: Paths,
     report_at: Instant,
 }
 
@@ -128,7 +131,7 @@ impl Shard {
             outbox: Outbox::new(),
             spread: Vec::new(),
             acquires: Allowance::new(ACQUIRES, now),
-            icmp_errors: Allowance::new(ICMP_ERRORS, now),
+            paths: Paths::new(now),
             report_at: now + REPORT_EVERY,
         }
     }
@@ -137,7 +140,7 @@ impl Shard {
     /// that nothing waited. Without permission to carry packets, what waits is dropped.
     pub fn turn(&mut self, io: &mut impl PacketIo, now: Instant) -> usize {
         let handled = if io.may_carry() {
-            self.receive(io, now) + self.read(io, now)
+            self.learn(io, now) + self.receive(io, now) + self.read(io, now)
         } else {
             self.discard(io)
         };
@@ -211,6 +214,7 @@ impl Shard {
         for parcel in batch.parcels() {
             match parcel.origin {
                 Origin::Inner { domain } => self.send_inner(domain, parcel.data, true, io, now),
+                Origin::PathError { is_v4 } => self.weigh(parcel.data, is_v4, io, now),
                 Origin::Outer {
                     from,
                     port,
@@ -294,6 +298,9 @@ impl Shard {
                         .zip(io.describe(pair.port))
                         .and_then(|(local, (_, encap))| io.port(local, encap));
                     pair.port = port.unwrap_or(pair.port);
+                    if let Some((_, encap)) = io.describe(pair.port) {
+                        pair.path.reroute(pair::encapsulation(encap, remote));
+                    }
                 }
             }
             WorkerCommand::RaiseCeiling { spi_in, ceiling } => {
@@ -333,11 +340,15 @@ impl Shard {
 
     fn report(&mut self, io: &mut impl PacketIo, now: Instant) {
         self.review_groups(io, now);
+        let (age, paths) = (self.paths.config.age, &mut self.counters.paths);
         let stats: Vec<SaStats> = self
             .pairs
             .iter_mut()
             .flatten()
-            .filter_map(|pair| pair.tick(now, io))
+            .filter_map(|pair| {
+                paths.add(PathEvent::Aged, pair.grow_old(age, now).into());
+                pair.tick(now, io)
+            })
             .collect();
         if !stats.is_empty() {
             io.event(WorkerEvent::Stats(stats));

@@ -1,22 +1,22 @@
 //! To the peers: inner packets and bursts cut into equal slots of one buffer, sealed there, and sent with one call.
 
-use std::io::IoSlice;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use esp::DropReason;
 use esp::tunnel::{self, Outer};
 use ip::packet::{Fragment, Summary};
 
+use super::exceptions::{guard, needs_state};
 use super::pair::{Pair, Place};
-use super::{DomainFacts, MAX_READS, Shard};
+use super::{MAX_READS, Shard};
 use crate::groups;
 use crate::handover::{Origin, Parcel};
 use crate::io::{PacketIo, Refused};
 use crate::message::WorkerEvent;
+use crate::mss;
+use crate::pmtu::{Fit, Way, fit};
 use crate::segment::Burst;
 use crate::vnet::{self, VnetHeader};
-use crate::{icmp, mss};
 
 const TCP: u8 = 6;
 /// UDP_MAX_SEGMENTS of older kernels; newer ones allow 128.
@@ -41,8 +41,8 @@ pub(super) struct Outbox {
 
 /// What the packets of one send have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-struct Key {
-    slot: Place,
+pub(super) struct Key {
+    pub(super) slot: Place,
     next_header: u8,
     outer: Outer,
 }
@@ -61,7 +61,7 @@ impl Outbox {
     }
 
     /// Whether a packet of `len` octets, `sealed` when sealed, may follow what waits. Only the last may be shorter.
-    fn takes(&self, key: Key, len: usize, sealed: usize) -> bool {
+    pub(super) fn takes(&self, key: Key, len: usize, sealed: usize) -> bool {
         self.segments == 0
             || (self.key == key
                 && len <= self.inner_len
@@ -71,7 +71,7 @@ impl Outbox {
     }
 
     /// The place for the next packet, `head` octets into its slot.
-    fn slot(&mut self, key: Key, len: usize, sealed: usize, head: usize) -> Option<&mut [u8]> {
+    pub(super) fn slot(&mut self, key: Key, len: usize, sealed: usize, head: usize) -> Option<&mut [u8]> {
         if self.segments == 0 {
             (self.key, self.inner_len, self.octets, self.used) = (key, len, 0, 0);
         }
@@ -84,7 +84,7 @@ impl Outbox {
     }
 
     /// Takes back the place given last.
-    fn unslot(&mut self, len: usize, sealed: usize) {
+    pub(super) fn unslot(&mut self, len: usize, sealed: usize) {
         self.segments -= 1;
         self.used -= sealed;
         self.octets -= len as u64;
@@ -131,7 +131,10 @@ impl Shard {
         };
         let slot = match self.choose(domain, &summary, is_final) {
             Ok(slot) => slot,
-            Err(owner) => return self.send_elsewhere(domain, data, &summary, count, owner, io, now),
+            Err(owner) => match self.choose_again(domain, packet, &summary, is_final) {
+                Some(slot) => slot,
+                None => return self.send_elsewhere(domain, data, &summary, count, owner, io, now),
+            },
         };
         let Some(facts) = self.domains.get(&domain) else {
             return;
@@ -142,8 +145,20 @@ impl Shard {
         if pair.expired {
             return self.counters.drops.add(DropReason::Expired, count as u64);
         }
-        let mtu = pair.path_mtu.unwrap_or(facts.mtu).min(facts.mtu);
-        if burst.len_of(0) > usize::from(mtu) && summary.dont_fragment {
+        if summary.fragment != Fragment::No {
+            let (fragments, events) = (&mut self.paths.fragments, &mut self.counters.paths);
+            let way = (
+                slot,
+                needs_state(pair, &summary, pair.carries(&summary)),
+                Way::Out,
+            );
+            if let Err(reason) = guard(fragments, events, way, packet, &summary, now) {
+                return self.counters.drops.add(reason, count as u64);
+            }
+        }
+        let mtu = pair.path.limit().min(facts.mtu);
+        let fits = fit(&summary, burst.len_of(0), mtu);
+        if let Fit::Answer(mtu) = fits {
             self.counters.drops.add(DropReason::PathMtu, count as u64);
             return self.answer_too_big(domain, packet, &summary, mtu, io, now);
         }
@@ -160,7 +175,8 @@ impl Shard {
             ..Default::default()
         };
         let mut outer = tunnel::encapsulate(&rules, summary.traffic_class, summary.dont_fragment);
-        outer.dont_fragment |= pair.peer.is_ipv6();
+        outer.dont_fragment =
+            (outer.dont_fragment || pair.peer.is_ipv6()) && pair.path.allows_df() && fits != Fit::Outside;
         let next_header = if summary.version == 4 {
             ip::protocol::IPV4
         } else {
@@ -172,6 +188,9 @@ impl Shard {
             outer,
         };
         let (head, outbound) = (pair.outbound.layout().head(), &pair.outbound);
+        if matches!(fits, Fit::Inside | Fit::Outside) {
+            return self.send_long(&burst, key, mtu, io, now);
+        }
         let lengths = [burst.len_of(0), burst.len_of(count - 1)].map(|len| (len, outbound.sealed_len(len)));
         for index in 0..count {
             let [whole, last] = lengths;
@@ -196,7 +215,7 @@ impl Shard {
     /// The pair for an outbound packet: of those whose selectors match the newest that can be sent by, else the newest; of
     /// a group the one that the flow goes to. Without `is_final` a worker among several answers only for what is its own by
     /// the most specific entry of all; otherwise it names the worker that has it, if there is one.
-    fn choose(&self, domain: u32, summary: &Summary, is_final: bool) -> Result<Place, Option<u8>> {
+    pub(super) fn choose(&self, domain: u32, summary: &Summary, is_final: bool) -> Result<Place, Option<u8>> {
         let is_shared = self.workers > 1 && !is_final;
         let flow = || groups::flow_of(summary);
         let among = |slots: &[Place]| {
@@ -283,29 +302,6 @@ impl Shard {
         }
     }
 
-    fn answer_too_big(
-        &mut self,
-        domain: u32,
-        packet: &[u8],
-        summary: &Summary,
-        mtu: u16,
-        io: &mut impl PacketIo,
-        now: Instant,
-    ) {
-        if !self.icmp_errors.take(now) {
-            return;
-        }
-        let gateway = self.domains.get(&domain).and_then(|facts: &DomainFacts| {
-            let mut addresses = facts.addresses.iter().map(ipnet::IpNet::addr);
-            addresses.find(|a: &IpAddr| a.is_ipv4() == summary.dst.is_ipv4())
-        });
-        if let Some(error) = icmp::too_big(packet, summary, mtu, gateway) {
-            let parts = [IoSlice::new(&[0; vnet::LEN]), IoSlice::new(&error)];
-            // An error that cannot be delivered is not worth another.
-            let _ = io.write_inner(domain, &parts);
-        }
-    }
-
     /// Seals and sends what waits.
     pub(super) fn flush_outbox(&mut self, io: &mut impl PacketIo, now: Instant) {
         let outbox = &mut self.outbox;
@@ -350,6 +346,10 @@ impl Shard {
                 self.counters.refused += segments as u64;
                 self.counters.drops.add(reason, segments as u64);
                 pair.ask_for_more(io);
+                if refused == Refused::TooBig {
+                    let spi_in = pair.spi_in;
+                    self.learn_link(spi_in, io, now);
+                }
             }
         }
     }

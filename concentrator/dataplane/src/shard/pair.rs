@@ -12,6 +12,7 @@ use ip::packet::Summary;
 use crate::groups;
 use crate::io::{PacketIo, PortId};
 use crate::message::{Activate, Encap, Limits, Resource, SaPair, SaStats, WorkerEvent};
+use crate::pmtu::{Expected, Path, PathMtu};
 use crate::routes::Membership;
 
 /// Index of a pair in its worker's table.
@@ -31,13 +32,17 @@ pub(crate) struct Pair {
     pub(crate) port: PortId,
     /// The peer may move: its packets come in UDP.
     pub(crate) may_move: bool,
-    pub(crate) path_mtu: Option<u16>,
     pub(crate) resource: Resource,
     /// With others at several workers, if it has a place.
     pub(crate) membership: Option<Membership>,
     /// Where the peer was before the control plane told of its move, and when that was: packets that were under way then
     /// do not move it back. Other workers may have seen the move first.
     left: Option<Box<(SocketAddr, Instant)>>,
+    pub(crate) path: Path,
+    /// Some of its selectors name ports: later fragments need to be known.
+    pub(crate) has_ports: bool,
+    /// With ports, later fragments were agreed upon.
+    pub(crate) fragments_too: bool,
     /// The DF bit of outer headers.
     pub(crate) df: DfRule,
     /// The outbound SA may be used although older ones are left.
@@ -73,6 +78,10 @@ const OUT: usize = 1;
 
 impl Pair {
     pub(crate) fn new(pair: SaPair, port: PortId, now: Instant) -> Result<Self, KeyError> {
+        let has_ports = [&pair.ts_local, &pair.ts_remote]
+            .into_iter()
+            .flatten()
+            .any(|ts| !ts.is_any_port() && !ts.is_opaque_port());
         Ok(Self {
             session: pair.session,
             slot: pair.slot,
@@ -85,10 +94,16 @@ impl Pair {
             peer: pair.peer,
             port,
             may_move: pair.encap == Encap::Udp,
-            path_mtu: pair.path_mtu,
             resource: pair.resource,
             membership: None,
             left: None,
+            path: Path::new(
+                esp::Layout::of(pair.outbound.suite),
+                encapsulation(pair.encap, pair.peer),
+                pair.path_mtu,
+            ),
+            has_ports,
+            fragments_too: has_ports && pair.fragments_too,
             df: pair.df,
             active: pair.activate == Activate::Now,
             superseded: false,
@@ -211,12 +226,37 @@ impl Pair {
             }
             self.left = None;
             self.peer = from;
+            self.path.forget();
             io.event(WorkerEvent::PeerMoved {
                 session: self.session,
                 spi_in: self.spi_in,
                 remote: from,
             });
         }
+    }
+
+    /// The session's way has this MTU. Whether that is news.
+    pub(crate) fn learn_mtu(&mut self, mtu: u16, config: &PathMtu, now: Instant) -> bool {
+        let is_news = self.path.learn(mtu, config, now);
+        self.dirty |= is_news;
+        is_news
+    }
+
+    /// What an ICMP message about a packet of this pair must agree with.
+    pub(crate) fn expected(&self, local: SocketAddr, encap: Encap) -> Expected {
+        Expected {
+            local,
+            peer: self.peer,
+            encap,
+            next_sequence: self.outbound.next_sequence(),
+        }
+    }
+
+    /// Forgets what was learned of the way if that is long ago. Whether it did.
+    pub(crate) fn grow_old(&mut self, age: Duration, now: Instant) -> bool {
+        let is_over = self.path.grow_old(age, now);
+        self.dirty |= is_over;
+        is_over
     }
 
     fn count(&mut self, direction: usize, packets: u64, octets: u64, now: Instant, io: &mut impl PacketIo) {
@@ -272,7 +312,19 @@ impl Pair {
             last_in: self.last_in.map(|at| now.saturating_duration_since(at)),
             highest_in_seq: self.inbound.highest_seq(),
             next_out_seq: self.outbound.next_sequence(),
+            path_mtu: self.path.mtu(),
+            inner_mtu: self.path.mtu().map(|_| self.path.limit()),
         }
+    }
+}
+
+/// What carries the ESP packets of a pair, by its overhead.
+pub(super) fn encapsulation(encap: Encap, peer: SocketAddr) -> esp::Encapsulation {
+    match (encap, peer.is_ipv4()) {
+        (Encap::Udp, true) => esp::Encapsulation::UdpV4,
+        (Encap::Udp, false) => esp::Encapsulation::UdpV6,
+        (Encap::Raw, true) => esp::Encapsulation::RawV4,
+        (Encap::Raw, false) => esp::Encapsulation::RawV6,
     }
 }
 

@@ -71,11 +71,13 @@ impl Shard {
             Err(e) => return refuse(&mut |e| io.event(e), e.to_string()),
         };
         self.remove(spi_in);
+        self.inherit_path(&mut pair);
         let place = self.free.pop().unwrap_or_else(|| {
             self.pairs.push(None);
             (self.pairs.len() - 1) as Place
         });
         self.by_spi.insert(spi_in, place);
+        self.paths.by_outbound.add(pair.outbound.spi(), place);
         if pair.resource != Resource::None {
             pair.membership = Some(self.owners.join(GroupKey {
                 session,
@@ -164,6 +166,7 @@ impl Shard {
 
     /// Forgets the way to a place whose pair is gone, which may be taken again then.
     fn bury(&mut self, place: Place, mut pair: Box<Pair>) {
+        self.paths.by_outbound.remove(pair.outbound.spi(), place);
         let membership = pair.membership.take();
         self.owners
             .remove(pair.domain, &pair.ts_remote, self.worker, membership.as_ref());

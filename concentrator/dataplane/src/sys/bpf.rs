@@ -10,6 +10,8 @@ type Op = libc::sock_filter;
 const LD_LEN: u16 = 0x80; // A = length
 const LD_W_ABS: u16 = 0x20; // A = word at k
 const LD_W_IND: u16 = 0x40; // A = word at X + k
+const LD_H_IND: u16 = 0x48; // A = half-word at X + k
+const LD_B_ABS: u16 = 0x30; // A = octet at k
 const LDX_MSH: u16 = 0xb1; // X = 4 * (octet at k & 15)
 const RSH: u16 = 0x74; // A >>= k
 const MOD: u16 = 0x94; // A %= k
@@ -74,6 +76,22 @@ pub(crate) fn raw_filter_v6(worker: u8, workers: u8) -> Vec<Op> {
     let mut program = vec![op(LD_W_ABS, 0)];
     program.extend(worker_tail(worker, workers));
     program
+}
+
+/// Passes to a raw ICMP socket (where the packet begins with its IP header) "fragmentation needed" alone: type 3, code 4.
+pub(crate) fn too_big_filter_v4() -> Vec<Op> {
+    vec![
+        op(LDX_MSH, 0),
+        op(LD_H_IND, 0),
+        jump(JEQ, 0x0304, 0, 1),
+        op(RET, u32::MAX),
+        op(RET, 0),
+    ]
+}
+
+/// Passes to a raw ICMPv6 socket (where the packet begins with the ICMPv6 header) "packet too big" alone: type 2.
+pub(crate) fn too_big_filter_v6() -> Vec<Op> {
+    vec![op(LD_B_ABS, 0), jump(JEQ, 2, 0, 1), op(RET, u32::MAX), op(RET, 0)]
 }
 
 fn worker_tail(worker: u8, workers: u8) -> [Op; 5] {
@@ -141,6 +159,14 @@ mod tests {
                     Some(w) => a = w,
                     None => return 0,
                 },
+                LD_H_IND => match packet.get((x + i.k) as usize..(x + i.k) as usize + 2) {
+                    Some(h) => a = u32::from(u16::from_be_bytes(h.try_into().unwrap())),
+                    None => return 0,
+                },
+                LD_B_ABS => match packet.get(i.k as usize) {
+                    Some(b) => a = u32::from(*b),
+                    None => return 0,
+                },
                 LDX_MSH => match packet.get(i.k as usize) {
                     Some(b) => x = u32::from(b & 15) * 4,
                     None => return 0,
@@ -179,6 +205,19 @@ mod tests {
                 assert_eq!(run(&forward, &[spi as u8]), 0);
             }
         }
+    }
+
+    #[test]
+    fn of_icmp_only_what_was_too_big_passes() {
+        let mut v4 = vec![0u8; 32];
+        v4[0] = 0x46;
+        for (kind, code, pass) in [(3, 4, true), (3, 3, false), (8, 4, false), (0, 0, false)] {
+            v4[24..26].copy_from_slice(&[kind, code]);
+            assert_eq!(run(&too_big_filter_v4(), &v4) != 0, pass);
+            assert_eq!(run(&too_big_filter_v6(), &[kind, code]), 0);
+        }
+        assert_ne!(run(&too_big_filter_v6(), &[2, 0]), 0);
+        assert_eq!(run(&too_big_filter_v4(), &v4[..25]), 0);
     }
 
     #[test]

@@ -273,6 +273,7 @@ impl Agreement {
             resource: dataplane::Resource::None,
             path_mtu: None,
             df: esp::tunnel::DfRule::Clear,
+            fragments_too: true,
         }
     }
 

@@ -9,6 +9,7 @@
 
 mod cluster;
 mod control;
+mod exceptions;
 mod groups;
 mod path;
 mod traffic;
@@ -59,6 +60,9 @@ struct Fake {
     forwarded: bool,
     steered: Vec<(u32, Vec<(IpNet, u32)>)>,
     sent_on: Vec<(SocketAddr, Arrival, Vec<u8>)>,
+    /// ICMP messages that wait; of IPv4 or not.
+    path_errors: VecDeque<(bool, Vec<u8>)>,
+    link_mtu: Option<u16>,
 }
 
 impl Fake {
@@ -149,6 +153,17 @@ impl PacketIo for Fake {
 
     fn steer(&mut self, domain: u32, spread: &[(IpNet, u32)]) {
         self.steered.push((domain, spread.to_vec()));
+    }
+
+    fn path_error(&mut self, buffer: &mut [u8]) -> Option<crate::io::PathError> {
+        let (is_v4, message) = self.path_errors.pop_front()?;
+        buffer[..message.len()].copy_from_slice(&message);
+        let len = message.len();
+        Some(crate::io::PathError { len, is_v4 })
+    }
+
+    fn link_mtu(&mut self, _: IpAddr) -> Option<u16> {
+        self.link_mtu
     }
 
     fn event(&mut self, event: WorkerEvent) {
@@ -305,6 +320,7 @@ fn pair(is_left: bool, suite: Suite, spi_in: u32, spi_out: u32) -> SaPair {
         resource: crate::message::Resource::None,
         path_mtu: None,
         df: esp::tunnel::DfRule::Clear,
+        fragments_too: true,
     }
 }
 

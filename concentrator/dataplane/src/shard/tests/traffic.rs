@@ -234,7 +234,8 @@ fn what_is_too_big_for_the_path_is_answered_with_icmp() {
     let v4 = ip::packet::summarize(&errors[0]).unwrap();
     assert_eq!(
         (v4.src, v4.dst),
-        ("10.7.1.1".parse().unwrap(), "10.7.1.9".parse().unwrap())
+        ("10.7.2.9".parse().unwrap(), "10.7.1.9".parse().unwrap()),
+        "a kernel takes nothing from its own address"
     );
     assert_eq!(&errors[0][20..22], &[3, 4]);
     assert_eq!(&errors[0][26..28], &1300u16.to_be_bytes());
