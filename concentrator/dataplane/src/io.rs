@@ -70,7 +70,7 @@ pub trait PacketIo {
     /// Fills `buffer` (at least 64 KiB) with what a peer sent; `None` when nothing waits.
     fn receive(&mut self, buffer: &mut [u8]) -> Option<Arrival>;
     /// Sends datagrams of `segment` octets each (the last may be shorter). [`Outer::dont_fragment`] is the DF bit of IPv4;
-    /// over IPv6 packets without it leave here in fragments of at most 1280 octets.
+    /// over IPv6 packets without it may leave here in fragments.
     fn transmit(
         &mut self,
         port: PortId,

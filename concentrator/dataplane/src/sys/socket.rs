@@ -15,8 +15,6 @@ const PROTOCOL_ESP: i32 = 50;
 /// UDP_SEGMENT and UDP_GRO of linux/udp.h.
 const UDP_SEGMENT: libc::c_int = 103;
 const UDP_GRO: libc::c_int = 104;
-/// The MTU that every IPv6 link has (RFC 8200 section 5).
-const IPV6_MIN_MTU: libc::c_int = 1280;
 
 /// One received datagram, or a burst of datagrams of equal size (the last may be shorter) from one peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,8 +58,8 @@ pub(crate) struct EspSocket {
     raw: bool,
     /// Cleared when the kernel refuses segmentation on the way out (a device without checksum offload, for one).
     gso: AtomicBool,
-    /// Whether what is sent has the DF bit (IPv4), or is not fragmented to the smallest MTU (IPv6). An option of the
-    /// socket, which one thread sends by: changed when a packet wants the other.
+    /// Whether what is sent over IPv4 has the DF bit. An option of the socket, which one thread sends by: changed when a
+    /// packet wants the other.
     dont_fragment: AtomicBool,
 }
 
@@ -87,7 +85,6 @@ impl EspSocket {
     /// A further member of the port 4500 group, with receive offload.
     pub(crate) fn udp(local: SocketAddr, buffer: usize) -> io::Result<Self> {
         let socket = open_udp(local, true)?;
-        ignore_path_mtu(&socket, local)?;
         // A kernel without UDP_GRO delivers datagrams one by one: slower, not wrong.
         let _ = set_int(&socket, libc::SOL_UDP, UDP_GRO, 1);
         receive_tos(&socket, local)?;
@@ -116,7 +113,6 @@ impl EspSocket {
         bpf::attach_filter(&socket, &filter)?;
         freebind(&socket, local)?;
         fragment_when_needed(&socket, local)?;
-        ignore_path_mtu(&socket, local)?;
         receive_tos(&socket, local)?;
         set_buffers(&socket, buffer);
         socket.bind(&local.into())?;
@@ -140,7 +136,7 @@ impl EspSocket {
     }
 
     /// Sends datagrams of `segment` octets each (the last may be shorter) with one call where that is possible. With
-    /// `dont_fragment` they have the DF bit over IPv4; over IPv6 those without it leave in fragments of at most 1280 octets.
+    /// `dont_fragment` they have the DF bit over IPv4; over IPv6 the kernel fragments what it knows not to fit.
     pub(crate) fn send_burst(
         &self,
         data: &[u8],
@@ -176,17 +172,15 @@ impl EspSocket {
 
     /// Makes what is sent from here on have the DF bit or not. Where the kernel refuses, packets go as those before.
     fn set_fragmenting(&self, dont_fragment: bool) {
-        if self.dont_fragment.load(Ordering::Relaxed) == dont_fragment {
+        if self.local.is_ipv6() || self.dont_fragment.load(Ordering::Relaxed) == dont_fragment {
             return;
         }
-        let (level, option, value) = match (self.local.is_ipv4(), dont_fragment) {
-            (true, true) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
-            (true, false) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
-            // Zero is the MTU of the device.
-            (false, true) => (libc::IPPROTO_IPV6, libc::IPV6_MTU, 0),
-            (false, false) => (libc::IPPROTO_IPV6, libc::IPV6_MTU, IPV6_MIN_MTU),
+        let value = if dont_fragment {
+            libc::IP_PMTUDISC_PROBE
+        } else {
+            libc::IP_PMTUDISC_OMIT
         };
-        if set_int(&self.socket, level, option, value).is_ok() {
+        if set_int(&self.socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value).is_ok() {
             self.dont_fragment.store(dont_fragment, Ordering::Relaxed);
         }
     }
@@ -232,8 +226,9 @@ fn freebind(socket: &Socket, local: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// DF clear, and nothing believed of ICMP messages that say that a packet was too big: the kernel does not check more of
-/// them than addresses and ports, which anybody may know. IKE over IPv6 has nobody else who would fragment.
+/// DF clear, and over IPv4 nothing believed of ICMP messages that say that a packet was too big: the kernel does not check
+/// more of them than addresses and ports, which anybody may know. Over IPv6 only the sender fragments, and the kernel does
+/// it only to an MTU that it has learned itself: there it may, down to 1280.
 fn fragment_when_needed(socket: &Socket, local: SocketAddr) -> io::Result<()> {
     if local.is_ipv4() {
         set_int(
@@ -250,19 +245,6 @@ fn fragment_when_needed(socket: &Socket, local: SocketAddr) -> io::Result<()> {
             libc::IPV6_PMTUDISC_DONT,
         )
     }
-}
-
-/// ESP over IPv6 is fragmented to the MTU of the device at most, unless [`EspSocket::send_burst`] wants more.
-fn ignore_path_mtu(socket: &Socket, local: SocketAddr) -> io::Result<()> {
-    if local.is_ipv4() {
-        return Ok(());
-    }
-    set_int(
-        socket,
-        libc::IPPROTO_IPV6,
-        libc::IPV6_MTU_DISCOVER,
-        libc::IPV6_PMTUDISC_OMIT,
-    )
 }
 
 fn receive_tos(socket: &Socket, local: SocketAddr) -> io::Result<()> {
