@@ -91,7 +91,7 @@ pub trait PacketIo {
     /// Gives a packet to the worker that owns its SA; false if its queue is full.
     fn hand_over(&mut self, worker: u8, parcel: Parcel<'_>) -> bool;
     /// Has the kernel give packets for these destinations of a domain to one of several workers each (a bit for each of
-    /// them) by their flow, as [`crate::groups`] does. It may have no such means: then they come to other workers.
+    /// them) by their flow, as the groups of workers do. It may have no such means: then they come to other workers.
     fn steer(&mut self, _domain: u32, _spread: &[(IpNet, u32)]) {}
     /// Fills `buffer` (at least 64 KiB) with an ICMP message that says that a packet was too big, its ICMP header first:
     /// of IPv6 one whose checksum is right. `None` when nothing waits.
