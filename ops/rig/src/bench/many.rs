@@ -75,9 +75,10 @@ fn crowd(path: &mut Path, others: u32) -> Result<()> {
             "the load generator has ended: {}",
             process.output()
         );
-        sessions = gateway.daemon.query(&["status"])?["sessions"]
-            .as_u64()
-            .unwrap_or(0);
+        let status = gateway.daemon.query(&["status"])?;
+        // 64-bit numbers are strings in JSON.
+        let text = status["sessions"].as_str().and_then(|text| text.parse().ok());
+        sessions = text.or_else(|| status["sessions"].as_u64()).unwrap_or(0);
         Ok(sessions > u64::from(others))
     })
     .with_context(|| format!("{sessions} of {others}"))?;
