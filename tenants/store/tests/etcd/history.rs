@@ -36,7 +36,7 @@ async fn synced(
 
 #[test]
 fn compaction_during_a_watch_means_list_again() {
-    isolated("faults::compaction_during_a_watch_means_list_again", || async {
+    isolated("history::compaction_during_a_watch_means_list_again", || async {
         let cluster = Cluster::start(1).await;
         let direct = cluster.open().await;
         let (proxy, settings) = proxied(&cluster, Duration::from_secs(2)).await;
@@ -103,7 +103,7 @@ fn compaction_during_a_watch_means_list_again() {
 
 #[test]
 fn an_event_that_was_lost_is_noticed() {
-    isolated("faults::an_event_that_was_lost_is_noticed", || async {
+    isolated("history::an_event_that_was_lost_is_noticed", || async {
         let cluster = Cluster::start(1).await;
         let direct = cluster.open().await;
         let (proxy, mut settings) = proxied(&cluster, Duration::from_secs(2)).await;
@@ -138,7 +138,7 @@ fn an_event_that_was_lost_is_noticed() {
 #[test]
 fn a_slow_reader_is_told_and_others_are_not_held_up() {
     isolated(
-        "faults::a_slow_reader_is_told_and_others_are_not_held_up",
+        "history::a_slow_reader_is_told_and_others_are_not_held_up",
         || async {
             let cluster = Cluster::start(1).await;
             let store = Arc::new(cluster.open().await);
@@ -170,7 +170,7 @@ fn a_slow_reader_is_told_and_others_are_not_held_up() {
 
 #[test]
 fn a_lease_ends_when_nobody_keeps_it() {
-    isolated("faults::a_lease_ends_when_nobody_keeps_it", || async {
+    isolated("history::a_lease_ends_when_nobody_keeps_it", || async {
         let mut cluster = Cluster::start(3).await;
         let store = Arc::new(cluster.open().await);
         let lease = store.lease_grant(Duration::from_millis(1_500)).await.unwrap();
@@ -226,7 +226,7 @@ fn a_lease_ends_when_nobody_keeps_it() {
 
 #[test]
 fn a_restored_cluster_is_noticed() {
-    isolated("faults::a_restored_cluster_is_noticed", || async {
+    isolated("history::a_restored_cluster_is_noticed", || async {
         let mut cluster = Cluster::start(1).await;
         let mut settings = cluster.settings();
         settings.call_timeout = Duration::from_secs(3);
