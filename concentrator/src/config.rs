@@ -21,9 +21,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 mod cluster;
+mod dataplane;
+mod defaults;
 mod path_mtu;
 mod redirect;
 
+pub use self::dataplane::{Dataplane, INTERFACES_MAX, OuterMode};
 pub use cluster::{Cluster, LoginsWithoutStore, SLOTS_MAX, SlotAddress, SlotTable};
 pub use path_mtu::PathMtu;
 pub use redirect::Redirect;
@@ -82,49 +85,6 @@ pub struct Listen {
     pub nat_port: u16,
     /// Serve ESP without UDP (IP protocol 50) too. Default: true. It needs CAP_NET_RAW.
     pub raw_esp: bool,
-}
-
-/// The largest number of interfaces that `dataplane.interfaces` may name.
-pub const INTERFACES_MAX: usize = 16;
-
-/// `[dataplane]`: how ESP reaches the workers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub struct Dataplane {
-    /// `socket`, `xdp` or `auto`. With `xdp` ESP comes and goes by AF_XDP, without copying where the driver can: for many
-    /// users with little traffic each. `auto` uses it only where the driver can do it without copying. What cannot be had
-    /// is said in the log, in the node's status and in `vpn.outer.queues`, and the sockets do it. Packets that go this way
-    /// pass neither nftables nor connection tracking. It takes 16 MiB for each queue of an interface (up to 16 queues), for
-    /// 4,096 packets in and as many out. Default: `socket`.
-    pub outer: OuterMode,
-    /// The interfaces for AF_XDP, up to 16. Default: those that have one of `listen.addresses` at the start.
-    pub interfaces: Vec<String>,
-}
-
-/// What carries ESP to and from the peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-pub enum OuterMode {
-    /// Sockets alone.
-    #[default]
-    Socket,
-    /// AF_XDP, where it can be had.
-    Xdp,
-    /// AF_XDP, where the driver needs no copies.
-    Auto,
-}
-
-impl From<&Dataplane> for dataplane::Outer {
-    fn from(config: &Dataplane) -> Self {
-        Self {
-            mode: match config.outer {
-                OuterMode::Socket => dataplane::OuterMode::Socket,
-                OuterMode::Xdp => dataplane::OuterMode::Xdp,
-                OuterMode::Auto => dataplane::OuterMode::Auto,
-            },
-            interfaces: config.interfaces.clone(),
-        }
-    }
 }
 
 /// `[threads]`: what runs where.
@@ -530,123 +490,6 @@ impl Config {
     pub fn half_open_time(&self) -> Duration {
         Duration::from_secs(u64::from(self.limits.half_open_secs))
     }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            node_name: host_name(),
-            state_directory: PathBuf::from("/var/lib/concentrator"),
-            listen: Listen::default(),
-            dataplane: Dataplane::default(),
-            threads: Threads::default(),
-            limits: Limits::default(),
-            path_mtu: PathMtu::default(),
-            seal: Seal::default(),
-            api: Api::default(),
-            telemetry: Telemetry::default(),
-            log: Log::default(),
-            shutdown: Shutdown::default(),
-            redirect: Redirect::default(),
-            debug: Debug::default(),
-            cluster: None,
-        }
-    }
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        Self {
-            addresses: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
-            ike_port: 500,
-            nat_port: 4500,
-            raw_esp: true,
-        }
-    }
-}
-
-impl Default for Threads {
-    fn default() -> Self {
-        let processors =
-            std::thread::available_parallelism().map_or(1, |n| u8::try_from(n.get()).unwrap_or(u8::MAX));
-        Self {
-            workers: processors.clamp(1, WORKERS_MAX),
-            control: (processors / 2).clamp(1, 64),
-            blocking: processors.clamp(1, 64),
-            pin_workers: false,
-            cores: Vec::new(),
-            busy_wait_micros: 50,
-            aead: crate::aead::AUTO.to_owned(),
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            half_open: 20_000,
-            cookie_threshold: 512,
-            sessions: 200_000,
-            authentications: 4_096,
-            authentications_per_tenant: 2_048,
-            mailbox: 64,
-            restarts: 50,
-            restart_window_secs: 60,
-            records_queued: 65_536,
-            half_open_secs: 30,
-            sequence_block: 1 << 17,
-            checkpoint_secs: 10,
-            tenant_labels: 200,
-        }
-    }
-}
-
-impl Default for Api {
-    fn default() -> Self {
-        Self {
-            socket: PathBuf::from("/run/concentrator/api.sock"),
-            tcp: None,
-        }
-    }
-}
-
-impl Default for Telemetry {
-    fn default() -> Self {
-        Self {
-            otlp_endpoint: None,
-            otlp_signals: BTreeSet::from([Signal::Traces, Signal::Metrics, Signal::Logs]),
-            metrics_interval_ms: 10_000,
-            prometheus_listen: None,
-            trace_ratio: 1.0,
-        }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            filter: "info".to_owned(),
-            format: LogFormat::Text,
-            redact: true,
-        }
-    }
-}
-
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self {
-            drain_secs: 5,
-            send_deletes: false,
-        }
-    }
-}
-
-fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|name| name.trim().to_owned())
-        .ok()
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "node".to_owned())
 }
 
 #[cfg(test)]

@@ -62,13 +62,13 @@ fn every_value_outside_its_limit_is_named() {
 fn af_xdp_is_off_unless_it_is_asked_for() {
     assert_eq!(parse("").unwrap().dataplane.outer, OuterMode::Socket);
     let config = parse("[dataplane]\nouter = \"xdp\"\ninterfaces = [\"eth0\"]").unwrap();
-    let outer = dataplane::Outer::from(&config.dataplane);
-    assert_eq!(outer.mode, dataplane::OuterMode::Xdp);
+    let outer = ::dataplane::Outer::from(&config.dataplane);
+    assert_eq!(outer.mode, ::dataplane::OuterMode::Xdp);
     assert_eq!(outer.interfaces, ["eth0"]);
     let auto = parse("[dataplane]\nouter = \"auto\"").unwrap();
     assert_eq!(
-        dataplane::Outer::from(&auto.dataplane).mode,
-        dataplane::OuterMode::Auto
+        ::dataplane::Outer::from(&auto.dataplane).mode,
+        ::dataplane::OuterMode::Auto
     );
     assert!(parse("[dataplane]\nouter = \"dpdk\"").is_err());
     let many = format!("[dataplane]\ninterfaces = {:?}", vec!["eth0"; INTERFACES_MAX + 1]);

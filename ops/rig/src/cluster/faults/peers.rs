@@ -175,18 +175,20 @@ fn half_open(scene: &Scene) -> Result<u64> {
 fn kill_in_half_open(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
     let (node, slots) = victim(scene, random)?;
     let slot = *slots.first().context("a slot")?;
-    // As in `kill_in_auth`: the last client's namespace is lent.
+    // As in `kill_in_auth`: the last client's namespace is lent to one of another identity; the first one's session stays
+    // until it is found dead.
     let index = scene.clients.pop().context("a client")?.index;
     scene.sources.retain(|s| s.name != format!("client{index}"));
     // It gives an IKE SA up after some five seconds, and then begins anew.
     let setting = Setting {
+        certificate: Some(Key::Ecdsa(256)),
         charon: "retransmit_timeout = 0.5\n retransmit_base = 1.5\n retransmit_tries = 4".to_owned(),
         extra: "keyingtries = 0".to_owned(),
         ..Setting::default()
     };
     let client = Client::start(&scene.world, &scene.authority, index, slot, &setting)?;
     let host = scene.world.clients.get(index).context("a host")?;
-    // IKE_SA_INIT goes to port 500, and all that follows to 4500, since the client is behind a NAT.
+    // IKE_SA_INIT goes to port 500, and all that follows to 4500, since the client asks for encapsulation.
     host.run(&["nft", "add table inet held; add chain inet held out { type filter hook output priority 0 ; }; add rule inet held out udp dport 4500 drop"])?;
     client
         .swan
