@@ -9,12 +9,15 @@
     reason = "tests"
 )]
 
+use std::time::Duration;
+
 use rig::cluster::faults::{Random, named};
 use rig::cluster::load::Users;
 use rig::cluster::node::Options;
 use rig::cluster::scene::Scene;
-use rig::cluster::world::Plan;
-use rig::cluster::{inspect, report, trial};
+use rig::cluster::world::{Plan, SERVER, node_name, service_address};
+use rig::cluster::{inspect, node, report, trial};
+use rig::process::wait_for;
 
 /// Lets faults happen in turn and holds each to its bar and to its invariants.
 fn survive(plan: &Plan, faults: &[&str], users: u32) -> rig::Result<()> {
@@ -116,4 +119,53 @@ fn a_machine_with_the_leader_of_etcd_and_then_all_of_them() -> rig::Result<()> {
 #[test]
 fn replayed_traffic() -> rig::Result<()> {
     survive(&Plan::default(), &["replay", "duplicates"], 0)
+}
+
+/// A node is emptied into the others by redirects (RFC 5685): its clients log in at addresses that other nodes serve.
+#[test]
+fn clients_are_sent_to_other_nodes_before_a_drain() -> rig::Result<()> {
+    let mut scene = Scene::start(&Plan::default(), &Options::default())?;
+    scene.usual_clients()?;
+    let owner = scene.owner(0)?;
+    let own: Vec<String> = scene.slots_of(owner).into_iter().map(service_address).collect();
+    let sent = node::sessions(scene.node(owner)?)?.len();
+    assert!(sent > 0, "{} has no client", node_name(owner));
+    scene
+        .vpnctl(owner, &["cluster", "drain", "--redirect", "cluster"])
+        .map_err(|e| e.context(scene.logs()))?;
+    let clients = scene.clients.len();
+    let mut seen = Vec::new();
+    wait_for(
+        "all clients at other nodes' addresses",
+        Duration::from_secs(30),
+        || {
+            seen.clear();
+            for daemon in &scene.nodes {
+                for session in node::sessions(daemon)? {
+                    let local = session["local_address"].as_str().unwrap_or_default();
+                    let address = local.rsplit_once(':').map_or(local, |(address, _)| address);
+                    seen.push(address.to_owned());
+                }
+            }
+            Ok(seen.len() == clients && !seen.iter().any(|address| own.contains(address)))
+        },
+    )
+    .map_err(|e| e.context(format!("{seen:?}, drained: {own:?}\n{}", scene.logs())))?;
+    assert!(scene.slots_of(owner).is_empty(), "{}", scene.logs());
+    let status = scene.nodes.get(owner).unwrap().query(&["status"])?;
+    assert_eq!(
+        status["counters"]["redirected_in_session"].as_u64(),
+        Some(u64::try_from(sent)?),
+        "{status}"
+    );
+    // Each has traffic through where it is now.
+    for client in &scene.clients {
+        let host = scene.world.clients.get(client.index).unwrap();
+        wait_for("traffic", Duration::from_secs(10), || {
+            Ok(host.ping(SERVER, 3, "0.05")? == 3)
+        })
+        .map_err(|e| e.context(client.swan.log()))?;
+    }
+    scene.vpnctl(owner, &["cluster", "undrain"])?;
+    Ok(())
 }

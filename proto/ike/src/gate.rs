@@ -27,7 +27,7 @@ use crate::wire::{
     ExchangeType, Header, Message, Notify, NotifyType, Payload, PayloadType, Reader, Spi, limits,
 };
 use cookie::Cookies;
-use limit::{Bucket, SourceLimits};
+use limit::{Bucket, Rate, SourceLimits};
 
 /// Octets of an IKE_SA_INIT request beyond which it is dropped: it is kept until AUTH has been checked. The largest that
 /// clients send, with ML-KEM, is about half of it.
@@ -44,6 +44,8 @@ pub struct GateConfig {
     pub errors_per_sec: u32,
     /// New IKE SAs a second from one address, once it has returned a cookie. Carriers put hundreds of users behind one.
     pub initials_per_source: u32,
+    /// How many of them it may send at once: when an access network comes back, all who share its address log in together.
+    pub initials_burst: u32,
     /// Every node that holds the same secret makes and accepts the same cookies, so that a client may return one to another
     /// node than it got it from; [`Gate::set_clock`] says which time it is for all of them. `None`: secrets of this gate's
     /// own.
@@ -57,7 +59,18 @@ impl Default for GateConfig {
             cookie_lifetime: Duration::from_secs(60),
             errors_per_sec: 100,
             initials_per_source: 200,
+            initials_burst: 2000,
             secret: None,
+        }
+    }
+}
+
+impl GateConfig {
+    /// Of error answers: at most those of one second at once.
+    fn error_rate(&self) -> Rate {
+        Rate {
+            per_sec: self.errors_per_sec,
+            burst: self.errors_per_sec,
         }
     }
 }
@@ -109,7 +122,7 @@ impl Gate {
     /// A gate with fresh secrets.
     pub fn new(now: Instant, config: GateConfig, mut random: Box<dyn Random>) -> Self {
         Self {
-            errors: Bucket::full(now, config.errors_per_sec),
+            errors: Bucket::full(now, config.error_rate()),
             sources: SourceLimits::new(random.u64()),
             cookies: Cookies::new(now, config.cookie_lifetime, config.secret.clone(), random),
             counters: GateCounters::default(),
@@ -283,7 +296,11 @@ impl Gate {
             .is_some_and(|cookie| self.cookies.check(cookie, from.ip(), header.spi_i, nonce));
         if verified {
             self.counters.cookies_good += 1;
-            if !self.sources.take(now, from.ip(), self.config.initials_per_source) {
+            let rate = Rate {
+                per_sec: self.config.initials_per_source,
+                burst: self.config.initials_burst,
+            };
+            if !self.sources.take(now, from.ip(), rate) {
                 return Err(GateDrop::SourceRate);
             }
         } else {
@@ -313,7 +330,7 @@ impl Gate {
         let answer = answer(header, notify).filter(|answer| answer.len() <= octets)?;
         //= rfc7296#section-2.21.4
         //# A node needs to limit the rate at which it will send messages in response to unprotected messages.
-        if self.errors.take(now, self.config.errors_per_sec) {
+        if self.errors.take(now, self.config.error_rate()) {
             Some(answer)
         } else {
             self.counters.replies_withheld += 1;

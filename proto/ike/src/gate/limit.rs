@@ -7,7 +7,16 @@ use std::time::Instant;
 /// Buckets for sources. Sources that share one share its rate.
 const SOURCES: usize = 4096;
 
-/// A bucket that holds one second's worth of tokens.
+/// How fast a bucket fills, and how much it holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rate {
+    /// Tokens a second.
+    pub(super) per_sec: u32,
+    /// Tokens of a full bucket.
+    pub(super) burst: u32,
+}
+
+/// A bucket of tokens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bucket {
     /// Thousandths of a token.
@@ -16,20 +25,22 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) fn full(now: Instant, per_sec: u32) -> Self {
+    pub(super) fn full(now: Instant, rate: Rate) -> Self {
         Self {
-            tokens: u64::from(per_sec) * 1000,
+            tokens: u64::from(rate.burst) * 1000,
             at: now,
         }
     }
 
     /// Takes a token if there is one.
-    pub(super) fn take(&mut self, now: Instant, per_sec: u32) -> bool {
+    pub(super) fn take(&mut self, now: Instant, rate: Rate) -> bool {
         let millis = now.saturating_duration_since(self.at).as_millis();
         if millis > 0 {
-            let millis = u64::try_from(millis).unwrap_or(u64::MAX).min(1000);
-            let full = u64::from(per_sec) * 1000;
-            self.tokens = (self.tokens + millis * u64::from(per_sec)).min(full);
+            let earned = u64::try_from(millis)
+                .unwrap_or(u64::MAX)
+                .saturating_mul(u64::from(rate.per_sec));
+            let full = u64::from(rate.burst) * 1000;
+            self.tokens = self.tokens.saturating_add(earned).min(full);
             self.at = now;
         }
         match self.tokens.checked_sub(1000) {
@@ -58,7 +69,7 @@ impl SourceLimits {
     }
 
     /// Takes a token of the source if there is one.
-    pub(super) fn take(&mut self, now: Instant, source: IpAddr, per_sec: u32) -> bool {
+    pub(super) fn take(&mut self, now: Instant, source: IpAddr, rate: Rate) -> bool {
         let mut hasher = DefaultHasher::new();
         hasher.write_u64(self.key);
         match source {
@@ -67,8 +78,8 @@ impl SourceLimits {
         }
         let hash = usize::try_from(hasher.finish() % (SOURCES as u64)).unwrap_or(0);
         self.buckets.get_mut(hash).is_some_and(|slot| {
-            slot.get_or_insert_with(|| Bucket::full(now, per_sec))
-                .take(now, per_sec)
+            slot.get_or_insert_with(|| Bucket::full(now, rate))
+                .take(now, rate)
         })
     }
 }

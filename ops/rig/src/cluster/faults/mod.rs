@@ -1,5 +1,6 @@
 //! What can go wrong, each fault as a function that breaks something, mends it again, and says whom it hit.
 
+pub mod backup;
 pub mod machine;
 pub mod network;
 pub mod peers;
@@ -130,6 +131,7 @@ pub fn all() -> Vec<Fault> {
         split::FAULTS,
         network::FAULTS,
         store::FAULTS,
+        backup::FAULTS,
         planned::FAULTS,
         machine::FAULTS,
         peers::FAULTS,
