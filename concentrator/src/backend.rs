@@ -282,6 +282,11 @@ impl SessionBackend for Backend {
             .map(|share| v1::TenantStatus {
                 tenant: share.name.clone(),
                 sessions: share.sessions.load(Ordering::Relaxed).into(),
+                drops: share
+                    .drops()
+                    .into_iter()
+                    .map(|(reason, count)| (reason.to_owned(), count))
+                    .collect(),
                 half_open: share.opening.load(Ordering::Relaxed).into(),
                 restarts: share.restarts.load(Ordering::Relaxed),
                 state: match share.supervisor.load().as_ref() {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use dashmap::DashMap;
-use dataplane::{Domain, Holder};
+use dataplane::{Domain, Holder, Rate, Rates};
 use ip::{IpNet, Selector};
 use tenants::Registry;
 use tenants::model::{Connection, Tenant};
@@ -52,6 +52,13 @@ impl Domains {
             .ids
             .entry(tenant.to_owned())
             .or_insert_with(|| self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The tenant of a domain, by its number. Looks through all of them.
+    #[must_use]
+    pub fn tenant_of(&self, id: u32) -> Option<String> {
+        let found = self.ids.iter().find(|entry| *entry.value() == id);
+        found.map(|entry| entry.key().clone())
     }
 
     /// A domain's device has gone (its namespace was deleted, for instance): it is to be attached again.
@@ -104,7 +111,7 @@ impl Domains {
         }
         for (name, want) in wanted {
             let result = match attached.get_mut(&name) {
-                Some(is) => update_routes(holder, is, &want),
+                Some(is) => update_rates(holder, is, &want).and_then(|()| update_routes(holder, is, &want)),
                 None => holder.attach_domain(want.clone()).map(|report| {
                     for note in &report.notes {
                         tracing::info!(tenant = name, note, "routing domain");
@@ -155,6 +162,7 @@ impl Domains {
             mtu: tenant.routing_domain.mtu,
             addresses: tenant.routing_domain.addresses.clone(),
             routes: routes.into_iter().take(ROUTES_MAX).collect(),
+            rates: rates(tenant.limits.rates),
             ..Domain::new(
                 self.id(&tenant.name),
                 tenant.name.clone(),
@@ -187,6 +195,28 @@ fn cover(start: IpAddr, end: IpAddr) -> Vec<IpNet> {
 /// Whether the device must be made again: everything but its routes.
 fn differ(is: &Domain, want: &Domain) -> bool {
     is.netns != want.netns || is.device != want.device || is.mtu != want.mtu || is.addresses != want.addresses
+}
+
+/// Rates change while packets pass.
+fn update_rates(holder: &Holder, is: &mut Domain, want: &Domain) -> Result<(), dataplane::DomainError> {
+    if is.rates != want.rates {
+        holder.set_rates(is.id, want.rates)?;
+        is.rates = want.rates;
+    }
+    Ok(())
+}
+
+fn rates(rates: tenants::model::Rates) -> Rates {
+    let rate = |rate: tenants::model::Rate| Rate {
+        octets: rate.octets,
+        packets: rate.packets,
+    };
+    Rates {
+        tenant_in: rate(rates.all_in),
+        tenant_out: rate(rates.all_out),
+        session_in: rate(rates.session_in),
+        session_out: rate(rates.session_out),
+    }
 }
 
 fn update_routes(holder: &Holder, is: &mut Domain, want: &Domain) -> Result<(), dataplane::DomainError> {

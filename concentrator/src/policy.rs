@@ -353,6 +353,7 @@ mod tests {
                 max_sessions_per_user: 1,
                 user_limit: UserLimit::Keep,
                 max_children: 100_000,
+                rates: Default::default(),
             },
             local_addresses: vec![],
             gateway_ids: vec![],

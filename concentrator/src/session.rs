@@ -105,6 +105,8 @@ pub struct Totals {
     pub packets_out: AtomicU64,
     /// Their octets.
     pub octets_out: AtomicU64,
+    /// Dropped packets, in the order of [`dataplane::SaDrops::named`].
+    pub drops: [AtomicU64; 6],
 }
 
 impl Totals {
@@ -117,6 +119,21 @@ impl Totals {
         ] {
             mine.fetch_add(theirs.load(Ordering::Relaxed), Ordering::Relaxed);
         }
+        for (mine, theirs) in self.drops.iter().zip(&other.drops) {
+            mine.fetch_add(theirs.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Dropped packets by reason, without those that there were none of.
+    #[must_use]
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        let names = dataplane::SaDrops::default().named();
+        let counts = self.drops.iter().map(|count| count.load(Ordering::Relaxed));
+        let named = names.into_iter().zip(counts);
+        named
+            .filter(|(_, count)| *count > 0)
+            .map(|((name, _), count)| (name.to_owned(), count))
+            .collect()
     }
 
     /// Packets in, octets in, packets out, octets out.
@@ -439,6 +456,7 @@ impl Session {
             children: children.iter().map(|child| child.message()).collect(),
             node: node.to_owned(),
             state: standing.state.to_owned(),
+            drops: sum.drops(),
             octets_in,
             octets_out,
             packets_in,

@@ -1,7 +1,8 @@
 //! What everybody knows of a tenant at run time: its supervisor's address, its counts, its share of the slow work.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Addr;
 use arc_swap::ArcSwapOption;
@@ -24,6 +25,22 @@ pub struct TenantShare {
     pub restarts: AtomicU32,
     /// Its share of the authentications.
     pub authentications: Arc<Semaphore>,
+    /// Packets dropped by reason: as many entries as there are reasons, at most.
+    drops: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl TenantShare {
+    /// Counts packets that a worker dropped.
+    pub fn dropped(&self, reason: &'static str, packets: u64) {
+        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        *drops.entry(reason).or_default() += packets;
+    }
+
+    /// Packets that workers dropped, by reason.
+    #[must_use]
+    pub fn drops(&self) -> BTreeMap<&'static str, u64> {
+        self.drops.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// One unit of a counter, given back when it is dropped: also when an actor panics.
@@ -86,6 +103,7 @@ impl Tenants {
                 opening: Arc::default(),
                 restarts: AtomicU32::new(0),
                 authentications: Arc::new(Semaphore::new(self.authentications)),
+                drops: Mutex::default(),
             })
         }))
     }

@@ -66,6 +66,7 @@ const JSON_MESSAGES: &[&str] = &[
     "Tenant",
     "RoutingDomain",
     "TenantLimits",
+    "RateLimit",
     "Connection",
     "Lifetimes",
     "AddressPool",

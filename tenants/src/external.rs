@@ -9,7 +9,7 @@ use crypto::cert::Certificate;
 
 use crate::identity::IdPattern;
 use crate::model::{
-    AddressPool, Auth, Connection, Credential, CredentialKind, Df, RekeyPolicy, Tenant, UserLimit,
+    AddressPool, Auth, Connection, Credential, CredentialKind, Df, Rate, RekeyPolicy, Tenant, UserLimit,
 };
 use crate::object::{Id, Kind, Meta, Object};
 
@@ -79,6 +79,10 @@ fn tenant(tenant: &Tenant, meta: Option<&Meta>) -> v1::Tenant {
             max_sessions_per_user: limits.max_sessions_per_user,
             user_limit_policy: policy.into(),
             max_children: limits.max_children,
+            rate_in: rate(limits.rates.all_in),
+            rate_out: rate(limits.rates.all_out),
+            session_rate_in: rate(limits.rates.session_in),
+            session_rate_out: rate(limits.rates.session_out),
         }),
         local_addresses: texts(&tenant.local_addresses),
         gateway_ids: texts(&tenant.gateway_ids),
@@ -93,6 +97,14 @@ fn df(policy: Df) -> v1::DfPolicy {
         Df::Set => v1::DfPolicy::Set,
         Df::Copy => v1::DfPolicy::Copy,
     }
+}
+
+/// Nothing for no limit.
+fn rate(rate: Rate) -> Option<v1::RateLimit> {
+    (rate != Rate::default()).then_some(v1::RateLimit {
+        octets_per_sec: rate.octets,
+        packets_per_sec: rate.packets,
+    })
 }
 
 fn connection(connection: &Connection, meta: Option<&Meta>) -> v1::Connection {

@@ -77,6 +77,31 @@ pub struct Limits {
     pub user_limit: UserLimit,
     /// Child SAs of one session.
     pub max_children: u32,
+    /// What may be carried in a second.
+    #[serde(default)]
+    pub rates: Rates,
+}
+
+/// What may be carried in a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rates {
+    /// All sessions together, from clients and sites.
+    pub all_in: Rate,
+    /// All sessions together, to them.
+    pub all_out: Rate,
+    /// Each session, from its peer.
+    pub session_in: Rate,
+    /// Each session, to its peer.
+    pub session_out: Rate,
+}
+
+/// Inner packets in a second; 0 is unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Their octets.
+    pub octets: u64,
+    /// Their number.
+    pub packets: u64,
 }
 
 /// What happens when an identity has all its sessions and logs in again.

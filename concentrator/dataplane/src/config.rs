@@ -8,6 +8,7 @@ use std::time::Duration;
 use crypto::Secret;
 use ipnet::IpNet;
 
+use crate::fair::Rates;
 use crate::pmtu::PathMtu;
 
 /// How many of the top bits of every inbound ESP SPI name the worker that owns the SA.
@@ -207,6 +208,8 @@ pub struct Domain {
     pub routes: Vec<IpNet>,
     /// TCP MSS clamping.
     pub mss_clamp: MssClamp,
+    /// How much may pass in a second.
+    pub rates: Rates,
 }
 
 impl Domain {
@@ -221,6 +224,7 @@ impl Domain {
             addresses: Vec::new(),
             routes: Vec::new(),
             mss_clamp: MssClamp::default(),
+            rates: Rates::default(),
         }
     }
 }

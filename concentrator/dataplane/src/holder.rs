@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::config::OuterReport;
 use crate::config::{Config, Domain, DomainReport, MAX_SLOTS, MAX_WORKERS};
+use crate::fair::{Rates, SharedRates};
 use crate::fast::Place;
 use crate::fast::open::{self as fast, Opened};
 use crate::forward::{Envelope, Kind};
@@ -269,6 +270,7 @@ impl Holder {
             offloads: device.offloads,
             mss_clamp: domain.mss_clamp,
             addresses: domain.addresses.clone(),
+            rates: Arc::new(SharedRates::new(domain.rates)),
         };
         let queues: Vec<_> = device.queues.into_iter().map(Arc::new).collect();
         let attached = Attached {
@@ -348,6 +350,17 @@ impl Holder {
                 }
             }
         })
+    }
+
+    /// Sets the rates of a domain and of its sessions. Packets from here on are measured by them, at every worker.
+    ///
+    /// # Errors
+    /// [`DomainError::Unknown`].
+    pub fn set_rates(&self, id: u32, rates: Rates) -> Result<(), DomainError> {
+        let state = self.state();
+        let domain = state.domains.get(&id).ok_or(DomainError::Unknown(id))?;
+        domain.facts.rates.set(rates);
+        Ok(())
     }
 
     fn change_route(

@@ -29,6 +29,8 @@ pub struct Arrival {
     pub tos: u8,
     /// Another node of the cluster sent it on: it is not sent on again.
     pub forwarded: bool,
+    /// It has passed the gate of its socket ([`PacketIo::close_gate`]).
+    pub gated: bool,
 }
 
 /// An ICMP message about a packet that was too big.
@@ -63,6 +65,17 @@ impl Refused {
             Self::NotOwner => DropReason::NotOwner,
         }
     }
+}
+
+/// What a class of packets has lost before it was received, since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lost {
+    /// Datagrams, and bursts of them.
+    pub bursts: u64,
+    /// Packets, those of bursts one by one.
+    pub packets: u64,
+    /// Octets of UDP datagrams with their headers.
+    pub octets: u64,
 }
 
 /// What the worker's loop needs of its surroundings. Nothing here blocks.
@@ -108,4 +121,27 @@ pub trait PacketIo {
     fn port(&self, local: SocketAddr, encap: Encap) -> Option<PortId>;
     /// Local address and encapsulation of a socket.
     fn describe(&self, port: PortId) -> Option<(SocketAddr, Encap)>;
+
+    // What follows lets packets be dropped before they are received. Who cannot do that has nothing to do.
+
+    /// From now on drops packets by their class. Nothing is dropped of a class before a chance is set.
+    fn close_gate(&mut self) {}
+    /// Lets everything through again.
+    fn open_gate(&mut self) {}
+    /// Puts an SPI into a class, 1 to 1023; false if there is no room for it. All others are in class 0.
+    fn assign_class(&mut self, _spi: u32, _class: u16) -> bool {
+        true
+    }
+    /// The SPI is gone.
+    fn forget_class(&mut self, _spi: u32) {}
+    /// Drops so many of 2^32 packets of a class.
+    fn set_chance(&mut self, _class: u16, _chance: u64) {}
+    /// What a class has lost at the gate.
+    fn lost(&self, _class: u16) -> Lost {
+        Lost::default()
+    }
+    /// How full the fullest receive queue is, 0 to 1; `None` if that cannot be known.
+    fn backlog(&self) -> Option<f64> {
+        None
+    }
 }

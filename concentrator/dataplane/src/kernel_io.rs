@@ -1,6 +1,5 @@
 //! [`PacketIo`] by system calls: the sockets and TUN queues of one worker, and the epoll set that watches them.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,15 +9,17 @@ use esp::tunnel::Outer;
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
+use crate::fair::drr::{self, Drr};
 use crate::fast::frame::Around;
-use crate::fast::{FastCounters, Lent, Sent};
+use crate::fast::{FastCounters, FastPath, Lent, Sent};
 use crate::forward::{Envelope, Kind};
 use crate::forward_io::{Parcelled, Taken};
 use crate::handover::{Batch, Parcel};
-use crate::io::{Arrival, PacketIo, PathError, PortId, Refused};
+use crate::io::{Arrival, Lost, PacketIo, PathError, PortId, Refused};
 use crate::message::{Encap, WorkerEvent};
 use crate::shard::{Flow, Shard};
 use crate::sys::event::Poller;
+use crate::sys::gate::Gate;
 use crate::sys::socket::EspSocket;
 use crate::worker::{Commands, Control, DomainQueue, Seat};
 
@@ -40,64 +41,6 @@ const LOSSES_EVERY: Duration = Duration::from_secs(1);
 /// Of the first socket for ICMP errors, before that one.
 const ERRORS: usize = FORWARD - 2;
 
-/// Reads from one source before it is another's turn.
-const RECEIVES_A_GO: usize = 16;
-const READS_A_GO: usize = 8;
-
-/// The sources that are ready, taken in turns so that none starves the others: each gets so many reads a go, and another
-/// one begins each time.
-#[derive(Debug)]
-struct Ready<T> {
-    sources: VecDeque<T>,
-    a_go: usize,
-    left: usize,
-    first: usize,
-}
-
-impl<T: Copy> Ready<T> {
-    fn new(a_go: usize) -> Self {
-        Self {
-            sources: VecDeque::new(),
-            a_go,
-            left: a_go,
-            first: 0,
-        }
-    }
-
-    fn clear(&mut self) {
-        self.sources.clear();
-        self.left = self.a_go;
-    }
-
-    fn push(&mut self, source: T) {
-        self.sources.push_back(source);
-    }
-
-    /// All are known: chooses the one to begin with.
-    fn begin(&mut self) {
-        self.first = self.first.wrapping_add(1);
-        if !self.sources.is_empty() {
-            self.sources.rotate_left(self.first % self.sources.len());
-        }
-    }
-
-    /// The source to read from.
-    fn next(&mut self) -> Option<T> {
-        if self.left == 0 && !self.sources.is_empty() {
-            self.sources.rotate_left(1);
-            self.left = self.a_go;
-        }
-        self.left -= usize::from(self.left > 0);
-        self.sources.front().copied()
-    }
-
-    /// The source given last has nothing more.
-    fn exhausted(&mut self) {
-        self.sources.pop_front();
-        self.left = self.a_go;
-    }
-}
-
 /// [`PacketIo`] by system calls.
 pub(crate) struct KernelIo<'e> {
     seat: Seat,
@@ -105,8 +48,8 @@ pub(crate) struct KernelIo<'e> {
     events: &'e dyn Fn(WorkerEvent),
     queues: FxHashMap<u32, DomainQueue>,
     /// Sources with something to read.
-    ready_ports: Ready<usize>,
-    ready_queues: Ready<u32>,
+    ready_ports: Drr<usize>,
+    ready_queues: Drr<u32>,
     pub(crate) is_woken: bool,
     /// What is to be handed over, by worker.
     parcels: Vec<Batch>,
@@ -121,6 +64,16 @@ pub(crate) struct KernelIo<'e> {
     losses_at: Instant,
     /// Sockets for ICMP with something to read.
     ready_errors: Vec<usize>,
+    gate: Gated,
+}
+
+/// The gate before the UDP sockets, from the first overload on.
+#[derive(Debug, Default)]
+struct Gated {
+    gate: Option<Gate>,
+    is_closed: bool,
+    /// The kernel has refused it: the worker drops by itself.
+    is_refused: bool,
 }
 
 impl<'e> KernelIo<'e> {
@@ -151,8 +104,8 @@ impl<'e> KernelIo<'e> {
             poller,
             events,
             queues: FxHashMap::default(),
-            ready_ports: Ready::new(RECEIVES_A_GO),
-            ready_queues: Ready::new(READS_A_GO),
+            ready_ports: Drr::new(),
+            ready_queues: Drr::new(),
             // Commands may have come before the epoll set was there.
             is_woken: true,
             parcels,
@@ -163,6 +116,7 @@ impl<'e> KernelIo<'e> {
             are_routes_changed: false,
             losses_at: now,
             ready_errors: Vec::new(),
+            gate: Gated::default(),
         })
     }
 
@@ -362,6 +316,7 @@ impl<'e> KernelIo<'e> {
                             port,
                             tos: envelope.tos,
                             forwarded: true,
+                            gated: false,
                         });
                     }
                 },
@@ -375,6 +330,13 @@ impl<'e> KernelIo<'e> {
         let is_it =
             |socket: &EspSocket| socket.local().ip() == local && socket.is_raw() == (encap == Encap::Raw);
         ports.position(is_it).map(|at| PortId(at as u16))
+    }
+
+    fn remove_gate(&self) {
+        for socket in self.seat.ports.0.iter().filter(|socket| !socket.is_raw()) {
+            // One that has none is as it should be.
+            let _ = Gate::open(socket);
+        }
     }
 
     /// Stops reading a device that is gone: somebody else deleted it. Its queue would be ready for ever.
@@ -408,6 +370,8 @@ impl PacketIo for KernelIo<'_> {
                     self.ready_ports.exhausted();
                     continue;
                 }
+                // Nodes send on what came to them: bursts of a few packets.
+                self.ready_ports.charge(drr::cost(0));
                 match self.take_forwarded(buffer) {
                     None => continue,
                     arrival => return arrival,
@@ -419,6 +383,8 @@ impl PacketIo for KernelIo<'_> {
                     self.ready_ports.exhausted();
                     continue;
                 };
+                // The costs of a call are shared by many.
+                self.ready_ports.charge(received.len as i64);
                 let Some(port) = self.port_at(received.to, received.encap) else {
                     continue;
                 };
@@ -429,6 +395,7 @@ impl PacketIo for KernelIo<'_> {
                     port,
                     tos: received.tos,
                     forwarded: false,
+                    gated: false,
                 });
             }
             let socket = self.seat.ports.0.get(number)?;
@@ -446,6 +413,8 @@ impl PacketIo for KernelIo<'_> {
                 received.len -= header;
                 received.segment = received.len;
             }
+            self.ready_ports.charge(drr::cost(received.len));
+            let gated = self.gate.is_closed && !socket.is_raw();
             let (from, tos) = (received.from, received.tos);
             return Some(Arrival {
                 len: received.len,
@@ -454,6 +423,7 @@ impl PacketIo for KernelIo<'_> {
                 port: PortId(number as u16),
                 tos,
                 forwarded: false,
+                gated,
             });
         }
         None
@@ -506,7 +476,10 @@ impl PacketIo for KernelIo<'_> {
     fn read_inner(&mut self, buffer: &mut [u8]) -> Option<(u32, usize)> {
         while let Some(id) = self.ready_queues.next() {
             match self.queues.get(&id).map(|q| q.queue.read(buffer)) {
-                Some(Ok(Some(len))) => return Some((id, len)),
+                Some(Ok(Some(len))) => {
+                    self.ready_queues.charge(drr::cost(len));
+                    return Some((id, len));
+                }
                 Some(Ok(None)) | None => {}
                 Some(Err(e)) => self.lose(id, &e),
             }
@@ -588,50 +561,68 @@ impl PacketIo for KernelIo<'_> {
             if socket.is_raw() { Encap::Raw } else { Encap::Udp },
         ))
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_source_that_never_ends_does_not_starve_the_others() {
-        let mut ready = Ready::new(4);
-        let mut reads = [0usize; 3];
-        // Source 0 always has more; the others have two packets each, then nothing. Turns are of 8 reads.
-        let mut waiting = [usize::MAX, 2, 2];
-        for _ in 0..3 {
-            ready.clear();
-            (0..3)
-                .filter(|s| waiting.get(*s).is_some_and(|w| *w > 0))
-                .for_each(|s| ready.push(s));
-            ready.begin();
-            let mut budget = 8;
-            while budget > 0 {
-                let Some(source) = ready.next() else { break };
-                match waiting.get_mut(source).filter(|w| **w > 0) {
-                    Some(left) => {
-                        *left -= 1;
-                        budget -= 1;
-                        reads.iter_mut().skip(source).take(1).for_each(|r| *r += 1);
-                    }
-                    None => ready.exhausted(),
-                }
-            }
+    fn close_gate(&mut self) {
+        if self.gate.is_refused {
+            return;
         }
-        assert_eq!(reads, [20, 2, 2]);
+        if self.gate.gate.is_none() {
+            self.gate.gate = Gate::new().ok();
+        }
+        let mut sockets = self.seat.ports.0.iter().filter(|socket| !socket.is_raw());
+        let gate = self.gate.gate.as_ref();
+        self.gate.is_closed = gate.is_some_and(|gate| sockets.all(|socket| gate.close(socket).is_ok()));
+        if !self.gate.is_closed {
+            self.remove_gate();
+            self.gate = Gated {
+                is_refused: true,
+                ..Gated::default()
+            };
+        }
     }
 
-    #[test]
-    fn each_turn_begins_with_another_source() {
-        let mut ready = Ready::new(4);
-        let mut first = Vec::new();
-        for _ in 0..6 {
-            ready.clear();
-            (0..3).for_each(|s| ready.push(s));
-            ready.begin();
-            first.extend(ready.next());
+    fn open_gate(&mut self) {
+        if std::mem::take(&mut self.gate.is_closed) {
+            self.remove_gate();
         }
-        assert_eq!(first, [1, 2, 0, 1, 2, 0]);
+    }
+
+    fn assign_class(&mut self, spi: u32, class: u16) -> bool {
+        self.gate
+            .gate
+            .as_ref()
+            .is_none_or(|gate| gate.assign(spi, class).is_ok())
+    }
+
+    fn forget_class(&mut self, spi: u32) {
+        if let Some(gate) = &self.gate.gate {
+            gate.forget(spi);
+        }
+    }
+
+    fn set_chance(&mut self, class: u16, chance: u64) {
+        if let Some(gate) = &self.gate.gate {
+            gate.set(class, chance);
+        }
+    }
+
+    fn lost(&self, class: u16) -> Lost {
+        self.gate
+            .gate
+            .as_ref()
+            .map_or(Lost::default(), |gate| gate.lost(class))
+    }
+
+    fn backlog(&self) -> Option<f64> {
+        let fills = self.seat.ports.0.iter().filter_map(|socket| socket.fill().ok());
+        let rings = self.seat.fast.as_ref().and_then(Lent::peek);
+        fills.chain(rings.map(FastPath::fill)).reduce(f64::max)
+    }
+}
+
+impl Drop for KernelIo<'_> {
+    /// The sockets outlive the worker; its choices do not.
+    fn drop(&mut self) {
+        self.open_gate();
     }
 }

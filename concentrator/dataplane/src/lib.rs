@@ -26,6 +26,7 @@
 mod address;
 mod coalesce;
 mod config;
+mod fair;
 mod fast;
 mod forward;
 mod forward_io;
@@ -50,11 +51,13 @@ pub use config::{
     Config, Domain, DomainReport, Forward, MAX_SLOTS, MAX_WORKERS, MssClamp, Offloads, Outer, OuterMode,
     OuterReport, OuterWay, SLOT_BITS, WORKER_BITS, serving_worker, slot_of_spi, worker_for, worker_of_spi,
 };
+pub use fair::{Rate, Rates, SharedRates};
 pub use handover::{Batch, Origin, Parcel};
 pub use holder::{DomainError, Holder, IkeSocket, OpenError, StartError};
-pub use io::{Arrival, PacketIo, PathError, PortId, Refused};
+pub use io::{Arrival, Lost, PacketIo, PathError, PortId, Refused};
 pub use message::{
-    Activate, Encap, Limits, Reply, Resource, SaPair, SaStats, WorkerCommand, WorkerCounters, WorkerEvent,
+    Activate, Encap, Limits, Reply, Resource, SaDrops, SaPair, SaStats, WorkerCommand, WorkerCounters,
+    WorkerEvent,
 };
 pub use pmtu::{LEAST_V4, LEAST_V6, PathCounters, PathEvent, PathMtu};
 pub use routes::Owners;

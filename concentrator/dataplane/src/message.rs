@@ -6,6 +6,7 @@ use std::time::Duration;
 use esp::tunnel::DfRule;
 use ip::Selector;
 use ip::packet::Summary;
+use rustc_hash::FxHashMap;
 
 use crate::pmtu::PathCounters;
 
@@ -293,6 +294,56 @@ pub struct SaStats {
     pub path_mtu: Option<u16>,
     /// The largest inner packet in octets that fits it; `None` while nothing is known of it.
     pub inner_mtu: Option<u16>,
+    /// Packets of it that were dropped.
+    pub drops: SaDrops,
+}
+
+/// Packets of one pair that were dropped, by what an operator would do about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SaDrops {
+    /// Above the session's rate.
+    pub session_rate: u64,
+    /// Above the tenant's rate, which the session shares with others.
+    pub tenant_rate: u64,
+    /// More arrived than the worker could carry, and the session or its tenant asked for more than its share. Those that
+    /// never left the kernel are counted for the tenant alone.
+    pub overload: u64,
+    /// Older than the replay window, or received before.
+    pub replay: u64,
+    /// Not authentic.
+    pub forged: u64,
+    /// For any other reason.
+    pub other: u64,
+}
+
+impl SaDrops {
+    /// Counts packets.
+    pub fn add(&mut self, reason: esp::DropReason, packets: u64) {
+        use esp::DropReason as R;
+        #[allow(clippy::wildcard_enum_match_arm, reason = "all others are `other`")]
+        let cell = match reason {
+            R::SessionRate => &mut self.session_rate,
+            R::TenantRate => &mut self.tenant_rate,
+            R::Overload => &mut self.overload,
+            R::ReplayOld | R::ReplayDuplicate => &mut self.replay,
+            R::NotAuthentic => &mut self.forged,
+            _ => &mut self.other,
+        };
+        *cell = cell.saturating_add(packets);
+    }
+
+    /// Each with its name, in a fixed order.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 6] {
+        [
+            ("session_rate", self.session_rate),
+            ("tenant_rate", self.tenant_rate),
+            ("overload", self.overload),
+            ("replay", self.replay),
+            ("forged", self.forged),
+            ("other", self.other),
+        ]
+    }
 }
 
 /// Counters of one worker since it started.
@@ -302,6 +353,10 @@ pub struct WorkerCounters {
     pub drops: esp::DropCounters,
     /// What happened to paths and fragments.
     pub paths: PathCounters,
+    /// Those of them that belong to a routing domain, by domain. One that is detached is forgotten.
+    pub domains: FxHashMap<u32, esp::DropCounters>,
+    /// Time in which more arrived than the worker could carry, so that a choice was made, in nanoseconds.
+    pub overload_nanos: u64,
     /// Inner packets read from TUN devices, bursts counted by their segments.
     pub inner_in: u64,
     /// Inner packets written to TUN devices.
@@ -332,4 +387,14 @@ pub struct WorkerCounters {
     pub fast_left: u64,
     /// Packets that the kernel dropped because AF_XDP's ring was full.
     pub fast_lost: u64,
+}
+
+impl WorkerCounters {
+    /// Counts packets discarded, of a routing domain where it is known.
+    pub(crate) fn dropped(&mut self, domain: Option<u32>, reason: esp::DropReason, packets: u64) {
+        self.drops.add(reason, packets);
+        if let Some(domain) = domain {
+            self.domains.entry(domain).or_default().add(reason, packets);
+        }
+    }
 }

@@ -67,6 +67,29 @@ impl EspWorker {
         }
     }
 
+    /// What a tenant's domain has lost since the last report.
+    fn account_drops(&self, domain: u32, drops: &esp::DropCounters) {
+        let last = self.last.domains.get(&domain);
+        if last == Some(drops) {
+            return;
+        }
+        let Some(tenant) = self.node.domains.tenant_of(domain) else {
+            return;
+        };
+        let share = self.node.tenants.find(&tenant);
+        for (reason, count) in drops.iter() {
+            // A domain that is attached again counts from zero.
+            let before = last.map_or(0, |last| last.get(reason));
+            let growth = if count >= before { count - before } else { count };
+            if growth > 0 {
+                self.node.metrics.tenant_drop(&tenant, reason.name(), growth);
+                if let Some(share) = &share {
+                    share.dropped(reason.name(), growth);
+                }
+            }
+        }
+    }
+
     fn account(&self, stats: &SaStats, now: SystemTime) {
         let Some(child) = self
             .node
@@ -82,6 +105,7 @@ impl EspWorker {
             octets_in,
             packets_out,
             octets_out,
+            drops,
         } = &child.totals;
         let base = &child.base;
         let grown =
@@ -99,6 +123,9 @@ impl EspWorker {
             grown(octets_out, &base.octets_out, stats.octets_out),
             grown(packets_out, &base.packets_out, stats.packets_out),
         );
+        for ((total, base), (_, value)) in drops.iter().zip(&base.drops).zip(stats.drops.named()) {
+            grown(total, base, value);
+        }
         self.node
             .metrics
             .traffic(&child.tenant, "in", received.0, received.1);
@@ -245,6 +272,13 @@ impl Handler<Counters> for EspWorker {
                 self.node.metrics.path_event(event.name(), growth);
                 self.node.count_path(event, growth);
             }
+        }
+        for (domain, drops) in &counters.domains {
+            self.account_drops(*domain, drops);
+        }
+        let overload = counters.overload_nanos.saturating_sub(self.last.overload_nanos);
+        if overload > 0 {
+            self.node.metrics.overload(self.index, overload as f64 / 1e9);
         }
         if let Some(slot) = self.node.worker(self.index) {
             slot.publish(&counters);

@@ -53,6 +53,8 @@ pub struct Metrics {
     packets: Counter<u64>,
     esp_drops: Counter<u64>,
     path_events: Counter<u64>,
+    tenant_drops: Counter<u64>,
+    overload: Counter<f64>,
     gate_drops: Counter<u64>,
     refusals: Counter<u64>,
     restarts: Counter<u64>,
@@ -122,6 +124,15 @@ impl Metrics {
             path_events: meter
                 .u64_counter("vpn.path.events")
                 .with_description("Path MTUs learned, messages about them ignored, packets cut, fragments refused: by kind")
+                .build(),
+            tenant_drops: meter
+                .u64_counter("vpn.esp.tenant_drops")
+                .with_description("ESP packets of a tenant's SAs, and inner packets for them, by reason")
+                .build(),
+            overload: meter
+                .f64_counter("vpn.esp.overload")
+                .with_unit("s")
+                .with_description("Time in which more ESP arrived than a worker could carry, by worker")
                 .build(),
             gate_drops: meter
                 .u64_counter("vpn.ike.gate_drops")
@@ -270,6 +281,18 @@ impl Metrics {
     /// What happened about path MTUs and fragments since a worker's last report.
     pub fn path_event(&self, kind: &'static str, count: u64) {
         self.path_events.add(count, &[KeyValue::new("kind", kind)]);
+    }
+
+    /// Packets of a tenant that a worker dropped since its last report. As many series as tenants have labels, times reasons.
+    pub fn tenant_drop(&self, tenant: &str, reason: &'static str, count: u64) {
+        let labels = [self.tenants.label(tenant), KeyValue::new("reason", reason)];
+        self.tenant_drops.add(count, &labels);
+    }
+
+    /// Time in which a worker was overloaded since its last report.
+    pub fn overload(&self, worker: u8, seconds: f64) {
+        self.overload
+            .add(seconds, &[KeyValue::new("worker", i64::from(worker))]);
     }
 
     /// An IKE datagram that the gate dropped.

@@ -9,6 +9,17 @@ use tonic::transport::Channel;
 use crate::cli::{AuditArguments, FaultArguments, RedirectArguments};
 use crate::output::{Output, ago, moment, octets, table};
 
+/// The three commonest reasons, the first one first.
+fn drops(by_reason: &std::collections::BTreeMap<String, u64>) -> String {
+    let mut all: Vec<_> = by_reason.iter().filter(|(_, count)| **count > 0).collect();
+    all.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
+    let words = all
+        .iter()
+        .take(3)
+        .map(|(reason, count)| format!("{reason} {count}"));
+    words.collect::<Vec<_>>().join(", ")
+}
+
 /// Shows how the node is.
 pub(crate) async fn status(channel: Channel, output: &Output) -> Result<()> {
     let status = NodeServiceClient::new(channel)
@@ -36,12 +47,13 @@ pub(crate) async fn status(channel: Channel, output: &Output) -> Result<()> {
             t.sessions.to_string(),
             t.half_open.to_string(),
             t.restarts.to_string(),
+            drops(&t.drops),
         ]
     });
     output.line(&format!(
         "\n{}",
         table(
-            &["TENANT", "STATE", "SESSIONS", "HALF OPEN", "RESTARTS"],
+            &["TENANT", "STATE", "SESSIONS", "HALF OPEN", "RESTARTS", "DROPS"],
             rows.collect()
         )
     ))?;

@@ -99,6 +99,12 @@ drop_reasons! {
     WrongOwner = "wrong_owner",
     /// The node's permission to carry packets is over: another node of the cluster may own the SA.
     NotOwner = "not_owner",
+    /// Above the tenant's rate.
+    TenantRate = "tenant_rate",
+    /// Above the session's rate.
+    SessionRate = "session_rate",
+    /// More arrived than the worker can carry, and the tenant or the session asked for more than its share.
+    Overload = "overload",
     /// A packet forwarded from another node of the cluster, malformed or with a wrong authenticator.
     BadForward = "bad_forward",
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{Checker, Violations};
 use crate::identity::IdPattern;
-use crate::model::{Df, Limits, RoutingDomain, Tenant, UserLimit};
+use crate::model::{Df, Limits, Rate, Rates, RoutingDomain, Tenant, UserLimit};
 
 /// Inner MTU when none is given: fits ESP in UDP over IPv6 at 1,500 octets, with the largest trailer.
 const DEFAULT_MTU: u16 = 1_400;
@@ -165,6 +165,30 @@ fn limits(check: &mut Checker, external: &v1::TenantLimits) -> Limits {
         ),
         user_limit,
         max_children: check.number("limits.max_children", external.max_children, 16, (1, 256)),
+        rates: Rates {
+            all_in: rate(check, "rate_in", external.rate_in),
+            all_out: rate(check, "rate_out", external.rate_out),
+            session_in: rate(check, "session_rate_in", external.session_rate_in),
+            session_out: rate(check, "session_rate_out", external.session_rate_out),
+        },
+    }
+}
+
+fn rate(check: &mut Checker, field: &str, external: Option<v1::RateLimit>) -> Rate {
+    let external = external.unwrap_or_default();
+    let mut number = |name: &str, value: u64, least: u64, most: u64| {
+        if value != 0 && !(least..=most).contains(&value) {
+            check.refuse(
+                format!("limits.{field}.{name}"),
+                format!("is {value}"),
+                format!("{least} to {most}, or 0 for no limit"),
+            );
+        }
+        value
+    };
+    Rate {
+        octets: number("octets_per_sec", external.octets_per_sec, 1_000, 125_000_000_000),
+        packets: number("packets_per_sec", external.packets_per_sec, 1, 1_000_000_000),
     }
 }
 

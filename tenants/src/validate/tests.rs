@@ -178,6 +178,24 @@ fn wrong_tenants_name_the_field() {
                 ..Default::default()
             });
         }),
+        ("limits.rate_in.octets_per_sec", |t| {
+            t.limits = Some(v1::TenantLimits {
+                rate_in: Some(v1::RateLimit {
+                    octets_per_sec: 999,
+                    packets_per_sec: 1,
+                }),
+                ..Default::default()
+            });
+        }),
+        ("limits.session_rate_out.packets_per_sec", |t| {
+            t.limits = Some(v1::TenantLimits {
+                session_rate_out: Some(v1::RateLimit {
+                    octets_per_sec: 0,
+                    packets_per_sec: 1_000_000_001,
+                }),
+                ..Default::default()
+            });
+        }),
         ("gateway_ids[0]", |t| t.gateway_ids = strings(&["a b"])),
     ];
     for (field, change) in cases {

@@ -42,6 +42,7 @@ impl PacketIo for Memory {
             port: PortId(0),
             tos: 0,
             forwarded: false,
+            gated: false,
         };
         self.spare.push(data);
         Some(arrival)
@@ -157,6 +158,7 @@ pub(crate) fn domain() -> DomainFacts {
         },
         mss_clamp: MssClamp::Off,
         addresses: Vec::new(),
+        rates: Default::default(),
     }
 }
 

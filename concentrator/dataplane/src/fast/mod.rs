@@ -198,6 +198,11 @@ impl FastPath {
         }
     }
 
+    /// How full the fullest ring of received packets is, 0 to 1.
+    pub(crate) fn fill(&self) -> f64 {
+        self.devices.iter().flatten().map(Port::fill).fold(0.0, f64::max)
+    }
+
     /// Gives the memory of what was read back to the kernel.
     pub(crate) fn settle(&mut self) {
         self.devices.iter_mut().flatten().for_each(Port::settle);
@@ -244,6 +249,11 @@ pub(crate) struct Lent {
 impl Lent {
     pub(crate) fn path(&mut self) -> Option<&mut FastPath> {
         self.path.as_mut()
+    }
+
+    /// The same, to be looked at.
+    pub(crate) fn peek(&self) -> Option<&FastPath> {
+        self.path.as_ref()
     }
 }
 

@@ -11,6 +11,7 @@ use ip::packet::Fragment;
 use super::exceptions::{belongs_anyway, guard, needs_state};
 use super::{LARGEST, MAX_RECEIVES, Shard};
 use crate::coalesce::Sink;
+use crate::fair::{Direction, Run};
 use crate::handover::{Origin, Parcel};
 use crate::io::{Arrival, PacketIo};
 use crate::message::{WorkerCounters, WorkerEvent};
@@ -36,6 +37,7 @@ impl Shard {
                 at = 0;
             }
             let Some(arrival) = self.arena.get_mut(at..).and_then(|room| io.receive(room)) else {
+                self.fair.ran_dry();
                 break;
             };
             self.counters.outer_reads += 1;
@@ -181,6 +183,9 @@ impl Shard {
         let Some(pair) = pair else {
             let owner = crate::serving_worker(spi, self.workers);
             if owner == self.worker || is_final {
+                if let Err(reason) = self.fair.admit_stranger(run.len(), arrival.gated) {
+                    return self.counters.drops.add(reason, packets);
+                }
                 return self.send_on(spi, run, arrival, packets, io);
             }
             let Arrival {
@@ -206,9 +211,26 @@ impl Shard {
             }
             return;
         };
+        let id = Some(pair.domain);
         if pair.expired {
-            self.counters.drops.add(DropReason::Expired, packets);
-            return;
+            return self.counters.dropped(id, DropReason::Expired, packets);
+        }
+        let Some(domain) = self.domains.get(&pair.domain) else {
+            return self.counters.drops.add(DropReason::WrongOwner, packets);
+        };
+        let asked = Run {
+            spi,
+            domain: pair.domain,
+            packets,
+            octets: run.len() as u64,
+            is_gated: arrival.gated,
+        };
+        let admitted = self
+            .fair
+            .admit_in(domain, pair.session, asked, &mut pair.fair, io, now);
+        if let Err(reason) = admitted {
+            pair.dropped(reason, packets);
+            return self.counters.dropped(id, reason, packets);
         }
         self.opened.clear();
         let opened = &mut self.opened;
@@ -217,10 +239,6 @@ impl Shard {
                 opened.push(result)
             });
 
-        let Some(domain) = self.domains.get(&pair.domain) else {
-            self.counters.drops.add(DropReason::WrongOwner, packets);
-            return;
-        };
         let mtu = domain.mtu.min(pair.path.limit());
         let limits = [true, false].map(|is_v4| mss::limit(domain.mss_clamp, mtu, is_v4));
         let (mut authentic, mut octets, mut moved) = (0, 0, None::<SocketAddr>);
@@ -233,7 +251,8 @@ impl Shard {
                 Ok(opened) => opened,
                 Err(reason) => {
                     authentic += u64::from(reason.is_authentic());
-                    sink.counters.drops.count(reason);
+                    pair.dropped(reason, 1);
+                    sink.counters.dropped(id, reason, 1);
                     continue;
                 }
             };
@@ -273,7 +292,8 @@ impl Shard {
             let summary = match checked {
                 Ok(summary) => summary,
                 Err(reason) => {
-                    sink.counters.drops.count(reason);
+                    pair.dropped(reason, 1);
+                    sink.counters.dropped(id, reason, 1);
                     continue;
                 }
             };
@@ -295,6 +315,8 @@ impl Shard {
                 &mut sink,
             );
         }
+        self.fair
+            .charge(Direction::In, domain, &mut pair.fair, [octets, authentic]);
         let is_now_active = authentic > 0 && pair.received(authentic, octets, now, io);
         if let Some(from) = moved.filter(|_| pair.may_move && pair.port == arrival.port) {
             pair.moved(from, now, io);
@@ -320,7 +342,7 @@ impl<I: PacketIo> Sink for InnerSink<'_, I> {
             Err(refused) => {
                 let reason = refused.reason(DropReason::DeviceFull, DropReason::DeviceFailed);
                 self.counters.refused += packets as u64;
-                self.counters.drops.add(reason, packets as u64);
+                self.counters.dropped(Some(domain as u32), reason, packets as u64);
             }
         }
     }

@@ -26,6 +26,7 @@ use rustc_hash::FxHashMap;
 
 use crate::coalesce::Coalescer;
 use crate::config::{MAX_SLOTS, MssClamp, Offloads};
+use crate::fair::{Fair, SharedRates};
 use crate::handover::{Batch, Origin};
 use crate::io::PacketIo;
 use crate::message::{SaPair, SaStats, WorkerCommand, WorkerCounters, WorkerEvent};
@@ -63,6 +64,8 @@ pub struct DomainFacts {
     pub mss_clamp: MssClamp,
     /// Addresses of the device: ICMP errors come from them.
     pub addresses: Vec<IpNet>,
+    /// How much may pass in a second; the same for all workers.
+    pub rates: Arc<SharedRates>,
 }
 
 /// One worker's SAs and tables.
@@ -94,6 +97,7 @@ pub struct Shard {
     spread: groups::Spread,
     acquires: Allowance,
     paths: Paths,
+    fair: Fair,
     report_at: Instant,
 }
 
@@ -132,6 +136,7 @@ impl Shard {
             spread: Vec::new(),
             acquires: Allowance::new(ACQUIRES, now),
             paths: Paths::new(now),
+            fair: Fair::new(now),
             report_at: now + REPORT_EVERY,
         }
     }
@@ -142,8 +147,10 @@ impl Shard {
         let handled = if io.may_carry() {
             self.learn(io, now) + self.receive(io, now) + self.read(io, now)
         } else {
+            self.fair.ran_dry();
             self.discard(io)
         };
+        self.fair.tick(io, &mut self.counters, now);
         if now >= self.report_at {
             self.report_at = now + REPORT_EVERY;
             self.report(io, now);
@@ -231,6 +238,7 @@ impl Shard {
                             port,
                             tos,
                             forwarded,
+                            gated: false,
                         };
                         self.open_arrival(0, &arrival, true, io, now);
                         self.flush_inner(io);
@@ -251,6 +259,8 @@ impl Shard {
     /// Forgets a domain; its pairs stay until they are removed, and carry nothing.
     pub fn detach_domain(&mut self, id: u32) {
         self.domains.remove(&id);
+        self.counters.domains.remove(&id);
+        self.fair.forget_domain(id);
     }
 
     /// Obeys the control plane.

@@ -139,11 +139,22 @@ impl Shard {
         let Some(facts) = self.domains.get(&domain) else {
             return;
         };
-        let Some(pair) = self.pairs.get(slot as usize).and_then(Option::as_deref) else {
+        let Some(pair) = self.pairs.get_mut(slot as usize).and_then(Option::as_deref_mut) else {
             return;
         };
         if pair.expired {
-            return self.counters.drops.add(DropReason::Expired, count as u64);
+            return self
+                .counters
+                .dropped(Some(domain), DropReason::Expired, count as u64);
+        }
+        let octets = burst.len_of(0) * (count - 1) + burst.len_of(count - 1);
+        let units = [octets as u64, count as u64];
+        if let Err(reason) = self
+            .fair
+            .admit_out(facts, pair.session, &mut pair.fair, units, now)
+        {
+            pair.dropped(reason, count as u64);
+            return self.counters.dropped(Some(domain), reason, count as u64);
         }
         if summary.fragment != Fragment::No {
             let (fragments, events) = (&mut self.paths.fragments, &mut self.counters.paths);
@@ -153,13 +164,15 @@ impl Shard {
                 Way::Out,
             );
             if let Err(reason) = guard(fragments, events, way, packet, &summary, now) {
-                return self.counters.drops.add(reason, count as u64);
+                pair.dropped(reason, count as u64);
+                return self.counters.dropped(Some(domain), reason, count as u64);
             }
         }
         let mtu = pair.path.limit().min(facts.mtu);
         let fits = fit(&summary, burst.len_of(0), mtu);
         if let Fit::Answer(mtu) = fits {
-            self.counters.drops.add(DropReason::PathMtu, count as u64);
+            self.counters
+                .dropped(Some(domain), DropReason::PathMtu, count as u64);
             return self.answer_too_big(domain, packet, &summary, mtu, io, now);
         }
         let is_syn = summary.protocol == TCP
@@ -293,7 +306,8 @@ impl Shard {
             }
             return;
         }
-        self.counters.drops.add(DropReason::NoSa, count as u64);
+        self.counters
+            .dropped(Some(domain), DropReason::NoSa, count as u64);
         if !summary.dst.is_multicast() && self.acquires.take(now) {
             io.event(WorkerEvent::Acquire {
                 domain,
@@ -328,7 +342,8 @@ impl Shard {
         {
             Ok(range) => range,
             Err(reason) => {
-                self.counters.drops.add(reason, segments as u64);
+                pair.dropped(reason, segments as u64);
+                self.counters.dropped(Some(pair.domain), reason, segments as u64);
                 pair.ask_for_more(io);
                 return;
             }
@@ -344,7 +359,8 @@ impl Shard {
             Err(refused) => {
                 let reason = refused.reason(DropReason::SocketFull, DropReason::SendFailed);
                 self.counters.refused += segments as u64;
-                self.counters.drops.add(reason, segments as u64);
+                pair.dropped(reason, segments as u64);
+                self.counters.dropped(Some(pair.domain), reason, segments as u64);
                 pair.ask_for_more(io);
                 if refused == Refused::TooBig {
                     let spi_in = pair.spi_in;

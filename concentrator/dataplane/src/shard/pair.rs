@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use crypto::KeyError;
 use esp::tunnel::DfRule;
-use esp::{InboundSa, OutboundSa};
+use esp::{DropReason, InboundSa, OutboundSa};
 use ip::Selector;
 use ip::packet::Summary;
 
+use crate::fair::PairState;
 use crate::groups;
 use crate::io::{PacketIo, PortId};
-use crate::message::{Activate, Encap, Limits, Resource, SaPair, SaStats, WorkerEvent};
+use crate::message::{Activate, Encap, Limits, Resource, SaDrops, SaPair, SaStats, WorkerEvent};
 use crate::pmtu::{Expected, Path, PathMtu};
 use crate::routes::Membership;
 
@@ -64,6 +65,9 @@ pub(crate) struct Pair {
     last_any: Instant,
     /// Something was carried since the last report.
     dirty: bool,
+    /// Of rates and overload.
+    pub(crate) fair: PairState,
+    drops: SaDrops,
 }
 
 /// How long a pair bound to a resource waits for its first packet before it is sent by: longer than the answer that brings
@@ -118,7 +122,15 @@ impl Pair {
             last_in: None,
             last_any: now,
             dirty: false,
+            fair: PairState::default(),
+            drops: SaDrops::default(),
         })
+    }
+
+    /// Counts packets of it that were dropped.
+    pub(crate) fn dropped(&mut self, reason: DropReason, packets: u64) {
+        self.drops.add(reason, packets);
+        self.dirty = true;
     }
 
     /// Whether an outbound inner packet belongs to the pair.
@@ -314,6 +326,7 @@ impl Pair {
             next_out_seq: self.outbound.next_sequence(),
             path_mtu: self.path.mtu(),
             inner_mtu: self.path.mtu().map(|_| self.path.limit()),
+            drops: self.drops,
         }
     }
 }

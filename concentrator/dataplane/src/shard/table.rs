@@ -167,6 +167,7 @@ impl Shard {
     /// Forgets the way to a place whose pair is gone, which may be taken again then.
     fn bury(&mut self, place: Place, mut pair: Box<Pair>) {
         self.paths.by_outbound.remove(pair.outbound.spi(), place);
+        self.fair.forget(pair.spi_in, &pair.fair);
         let membership = pair.membership.take();
         self.owners
             .remove(pair.domain, &pair.ts_remote, self.worker, membership.as_ref());

@@ -10,6 +10,7 @@ pub(crate) mod announce;
 pub(crate) mod bpf;
 pub(crate) mod ebpf;
 pub(crate) mod event;
+pub(crate) mod gate;
 pub(crate) mod icmp;
 pub(crate) mod interfaces;
 pub(crate) mod links;

@@ -185,6 +185,27 @@ impl EspSocket {
         }
     }
 
+    /// How full its receive queue is, 0 to 1.
+    pub(crate) fn fill(&self) -> io::Result<f64> {
+        /// SO_MEMINFO of asm-generic/socket.h; of its words octets queued and their limit come first.
+        const SO_MEMINFO: libc::c_int = 55;
+        const WORDS: usize = 9;
+        let mut words = [0u32; WORDS];
+        let mut len = size_of::<[u32; WORDS]>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` octets at the pointer, which is to that many; both live across the call.
+        super::check(unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_MEMINFO,
+                (&raw mut words).cast(),
+                &raw mut len,
+            )
+        })?;
+        let [queued, limit, ..] = words;
+        Ok(f64::from(queued) / f64::from(limit.max(1)))
+    }
+
     /// Reads one datagram or burst; `None` when nothing waits. Over raw IPv4 the octets begin with the outer IP header.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
         match receive_message(&self.socket, buffer) {

@@ -9,7 +9,7 @@ use super::path::{Kind, Path, Wire};
 use super::plot::{Plot, Series};
 use super::section::{Section, Table};
 use super::stats::median;
-use super::traffic::{Blast, device_counter, make_sink, sleep_until, sunk};
+use super::traffic::{Blast, cpu_time, device_counter, make_sink, sleep_until, sunk};
 use crate::Result;
 use crate::net::Host;
 use crate::process::{Process, run as command, wait_for};
@@ -45,6 +45,10 @@ struct Sample {
     other: f64,
     logins: u64,
     login_ms: f64,
+    /// Microseconds of a processor that the gateway had for each datagram that came through.
+    cost: f64,
+    /// The part of the gateway's core that went into interrupts: what is done there for the cables.
+    interrupts: f64,
 }
 
 struct World {
@@ -54,6 +58,8 @@ struct World {
     size: u32,
     seconds: f64,
     cores: String,
+    /// Process of the gateway.
+    process: u32,
 }
 
 pub(super) fn run(effort: &Effort, size: u32) -> Result<Section> {
@@ -70,12 +76,14 @@ pub(super) fn run(effort: &Effort, size: u32) -> Result<Section> {
             let sample = world.measure(unit * factor, unit * OTHER, true)?;
             world.settle()?;
             eprintln!(
-                "run {round}: offered {:>8.0}/s, through {:>8.0}/s; other tenant {:.0} %; {} of {LOGINS} logins, {:.0} ms",
+                "run {round}: offered {:>8.0}/s, through {:>8.0}/s; other tenant {:.0} %; {} of {LOGINS} logins, {:.0} ms; \
+                 {:.1} CPU-µs each",
                 sample.offered,
                 sample.goodput,
                 sample.other * 100.0,
                 sample.logins,
-                sample.login_ms
+                sample.login_ms,
+                sample.cost
             );
             best = best.max(sample.goodput);
             list.push(sample);
@@ -99,6 +107,8 @@ fn tell(section: &mut Section, samples: &[Vec<Sample>], peak: f64) {
             "other tenant",
             "logins",
             "ms a login",
+            "CPU-µs each",
+            "interrupts",
         ],
     );
     let (mut goodput, mut ideal, mut other) = (Vec::new(), Vec::new(), Vec::new());
@@ -115,12 +125,28 @@ fn tell(section: &mut Section, samples: &[Vec<Sample>], peak: f64) {
             format!("{:.1} %", share * 100.0),
             format!("{logins} of {}", LOGINS as usize * list.len()),
             format!("{:.0}", of(list, |s| s.login_ms)),
+            format!("{:.1}", of(list, |s| s.cost)),
+            format!("{:.0} %", of(list, |s| s.interrupts) * 100.0),
         ]);
         goodput.push((offered / peak, through / peak));
         ideal.push((offered / peak, (offered / peak).min(1.0)));
         other.push((offered / peak, share));
     }
     section.tables.push(table);
+    for factor in [1.0, 2.0, 3.0] {
+        let at = FACTORS
+            .iter()
+            .position(|f| (f - factor).abs() < 1e-9)
+            .and_then(|at| samples.get(at));
+        if let Some(list) = at {
+            let offered = of(list, |s| s.offered) / peak;
+            section.ratio(
+                format!("goodput over the peak with {factor} times the peak wanted, {offered:.1} offered"),
+                of(list, |s| s.goodput) / peak,
+                (factor > 1.0).then_some(0.9),
+            );
+        }
+    }
     let far = samples
         .iter()
         .max_by(|a, b| of(a, |s| s.offered).total_cmp(&of(b, |s| s.offered)));
@@ -181,8 +207,8 @@ impl World {
             0 => "0".to_owned(),
             _ => format!("1-{last}"),
         };
-        let gateway = path.gateway_process()?.to_string();
-        command(&["taskset", "-apc", "0", &gateway])?;
+        let process = path.gateway_process()?;
+        command(&["taskset", "-apc", "0", &process.to_string()])?;
         for host in [path.client(0)?, path.client(second)?] {
             for id in command(&["ip", "netns", "pids", host.name()])?.split_whitespace() {
                 command(&["taskset", "-apc", &cores, id])?;
@@ -194,6 +220,7 @@ impl World {
             size,
             seconds: f64::from(effort.seconds),
             cores,
+            process,
         })
     }
 
@@ -264,9 +291,12 @@ impl World {
             ])
         };
         let (start, before) = (Instant::now(), count()?);
+        let (cpu, ticks) = (cpu_time(self.process)?, interrupt_ticks()?);
         let logins = with_logins.then(|| self.log_in()).transpose()?;
         sleep_until(start, self.seconds);
         let (time, after) = (start.elapsed().as_secs_f64(), count()?);
+        let cpu = cpu_time(self.process)?.saturating_sub(cpu).as_secs_f64();
+        let ticks = interrupt_ticks()? - ticks;
         for process in [&mut flood, &mut beside] {
             process.wait(Duration::from_secs(20))?;
         }
@@ -284,19 +314,33 @@ impl World {
             other: share / beside,
             logins,
             login_ms,
+            cost: cpu * 1e6 / (through + share).max(1.0),
+            interrupts: ticks / 100.0 / time,
         })
     }
 
     fn log_in(&self) -> Result<Process> {
         let mut words = users(LOGINS, 50)?;
         words.extend(["--output", "json", "--first", "70000"].map(str::to_owned));
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let pinned = ["taskset", "-c", &self.cores];
+        let words: Vec<&str> = pinned
+            .into_iter()
+            .chain(words.iter().map(String::as_str))
+            .collect();
         let log = self.path.folder().join("logins.json");
         std::fs::write(&log, "")?;
         self.path
             .client(self.visitor)?
             .start("loadtest", &words, &[], &log)
     }
+}
+
+/// What the first core has spent in interrupts, in hundredths of a second.
+fn interrupt_ticks() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let line = text.lines().find(|line| line.starts_with("cpu0 "));
+    let cells = line.into_iter().flat_map(str::split_whitespace).skip(6).take(2);
+    Ok(cells.filter_map(|cell| cell.parse::<f64>().ok()).sum())
 }
 
 /// Users that got in, and the median of the time it took.

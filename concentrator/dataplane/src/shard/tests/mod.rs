@@ -83,6 +83,7 @@ impl PacketIo for Fake {
             port,
             tos,
             forwarded: self.forwarded,
+            gated: false,
         })
     }
 
@@ -203,6 +204,7 @@ impl End {
             },
             mss_clamp: MssClamp::ToMtu,
             addresses: vec!["10.7.1.1/24".parse().unwrap()],
+            rates: Arc::default(),
         });
         Self {
             shard,

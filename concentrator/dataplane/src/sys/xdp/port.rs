@@ -193,6 +193,11 @@ impl Port {
         }
     }
 
+    /// How full the ring of received packets is, 0 to 1.
+    pub(crate) fn fill(&self) -> f64 {
+        self.rx.fill()
+    }
+
     /// Lends what was given back to the kernel again.
     pub(crate) fn settle(&mut self) {
         if !self.spent.is_empty() {

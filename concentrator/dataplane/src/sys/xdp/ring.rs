@@ -191,6 +191,16 @@ impl<T: Entry> Consumer<T> {
         Some(entry)
     }
 
+    /// The part of the places that the kernel has filled and nobody has taken, 0 to 1.
+    pub(super) fn fill(&self) -> f64 {
+        let waiting = self
+            .ring
+            .produced()
+            .load(Ordering::Relaxed)
+            .wrapping_sub(self.next);
+        f64::from(waiting) / f64::from(self.ring.size)
+    }
+
     /// Gives the places of what was taken back.
     pub(super) fn release(&mut self) {
         self.ring.consumed().store(self.next, Ordering::Release);
@@ -272,6 +282,7 @@ mod tests {
                 }
                 prop_assert_eq!(producer.unpublished() as usize, hidden.len());
                 prop_assert_eq!(producer.waiting() as usize, visible.len() + held);
+                prop_assert_eq!(consumer.fill(), visible.len() as f64 / f64::from(size));
             }
         }
     }
