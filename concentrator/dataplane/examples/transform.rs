@@ -14,10 +14,10 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crypto::aead::{Aad, AeadJob, BatchAead as _};
+use crypto::aead::{Aad, AeadJob, BatchAead as _, TAG_LEN};
 use crypto::{Cipher, Integrity, Provider, Secret, Suite};
 use esp::{BATCH, InboundParams, InboundSa, OutboundParams, OutboundSa, PacketBuf};
-use ip::Selector;
+use ip::{Selector, Usual};
 
 const SIZES: [usize; 8] = [64, 128, 256, 512, 1024, 1400, 4096, 9000];
 /// Packets that are sealed, then opened: their buffers fit a second-level cache up to 1,400 octets.
@@ -36,6 +36,7 @@ struct Pair {
     inn: InboundSa,
     local: Vec<Selector>,
     remote: Vec<Selector>,
+    usual: Option<Usual>,
 }
 
 fn pair(suite: Suite, spi: u32) -> Result<Pair> {
@@ -66,11 +67,14 @@ fn pair(suite: Suite, spi: u32) -> Result<Pair> {
         window: 1024,
         checkpoint: 0,
     };
+    let local = vec![Selector::prefix("10.0.0.0/8".parse()?)];
+    let remote = vec![Selector::host([192, 0, 2, 7].into())];
     Ok(Pair {
         out: OutboundSa::new(&out)?,
         inn: InboundSa::new(&inn)?,
-        local: vec![Selector::prefix("10.0.0.0/8".parse()?)],
-        remote: vec![Selector::host([192, 0, 2, 7].into())],
+        usual: Usual::of(&remote, &local),
+        local,
+        remote,
     })
 }
 
@@ -141,13 +145,15 @@ fn timed(
 fn raw(provider: Provider, suite: Suite, len: usize, time: Duration) -> Result<Cost> {
     let key = crypto::aead::batch(provider, suite.cipher, &vec![9; suite.enc_key_len() - 4])?;
     let body = esp::Layout::of(suite).body_len(len);
-    let mut buffers: Vec<Vec<u8>> = (0..PACKETS).map(|_| vec![7; body + 16]).collect();
-    let mut opened: Vec<Vec<u8>> = Vec::new();
-    std::mem::swap(&mut buffers, &mut opened);
-    let cell = std::cell::RefCell::new(opened);
+    // The same octets of the same buffers, as close in the cache as ESP's.
+    let buffers = std::cell::RefCell::new(Buffers::new(len));
     let mut counter = 0_u64;
     let run = |start: u64, sealing: bool| -> Result<()> {
-        for (batch, chunk) in cell.borrow_mut().chunks_mut(BATCH).enumerate() {
+        let Buffers {
+            data, start: text, ..
+        } = &mut *buffers.borrow_mut();
+        let text = *text..*text + body + TAG_LEN;
+        for (batch, chunk) in data.chunks_mut(BATCH).enumerate() {
             let first = start + (batch * BATCH) as u64;
             let mut number = first;
             let mut jobs: [AeadJob<'_>; BATCH] = {
@@ -159,7 +165,10 @@ fn raw(provider: Provider, suite: Suite, len: usize, time: Duration) -> Result<C
                     AeadJob {
                         nonce,
                         aad: Aad::from([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, number as u8]),
-                        data: slices.next().map_or(&mut [][..], |data| data.as_mut_slice()),
+                        data: slices
+                            .next()
+                            .and_then(|data| data.get_mut(text.clone()))
+                            .unwrap_or_default(),
                     }
                 })
             };
@@ -194,6 +203,7 @@ fn one(suite: Suite, len: usize, time: Duration) -> Result<Cost> {
         mut inn,
         local,
         remote,
+        usual,
     } = pair(suite, 0x1000)?;
     let buffers = std::cell::RefCell::new(Buffers::new(len));
     let head = out.layout().head();
@@ -202,12 +212,14 @@ fn one(suite: Suite, len: usize, time: Duration) -> Result<Cost> {
         time,
         || {
             let Buffers { data, start, len } = &mut *buffers.borrow_mut();
+            let mut batch = Vec::with_capacity(BATCH);
             for chunk in data.chunks_mut(BATCH) {
-                let mut slices = chunk.iter_mut();
-                let mut batch: [PacketBuf<'_>; BATCH] = std::array::from_fn(|_| {
-                    let data = slices.next().map_or(&mut [][..], |data| data.as_mut_slice());
-                    PacketBuf::outbound(data, *start, *start + *len, 4)
-                });
+                batch.clear();
+                batch.extend(
+                    chunk
+                        .iter_mut()
+                        .map(|data| PacketBuf::outbound(data, *start, *start + *len, 4)),
+                );
                 out.seal_batch(&mut batch);
                 if batch.iter().any(|packet| packet.result.is_err()) {
                     return Err("a packet was not sealed".into());
@@ -217,16 +229,18 @@ fn one(suite: Suite, len: usize, time: Duration) -> Result<Cost> {
         },
         || {
             let Buffers { data, start, .. } = &mut *buffers.borrow_mut();
+            let mut batch = Vec::with_capacity(BATCH);
             for chunk in data.chunks_mut(BATCH) {
-                let mut slices = chunk.iter_mut();
-                let mut batch: [PacketBuf<'_>; BATCH] = std::array::from_fn(|_| {
-                    let data = slices.next().map_or(&mut [][..], |data| data.as_mut_slice());
-                    PacketBuf::inbound(data, *start - head, *start - head + sealed)
-                });
+                batch.clear();
+                batch.extend(
+                    chunk
+                        .iter_mut()
+                        .map(|data| PacketBuf::inbound(data, *start - head, *start - head + sealed)),
+                );
                 inn.open_batch(&mut batch);
                 for packet in &batch {
                     packet.result?;
-                    esp::tunnel::check_inner(packet.packet(), &remote, &local)?;
+                    esp::tunnel::check_inner(packet.packet(), usual.as_ref(), &remote, &local)?;
                 }
             }
             Ok(())
@@ -245,9 +259,10 @@ fn many(suite: Suite, len: usize, time: Duration) -> Result<Cost> {
             inn,
             local,
             remote,
+            usual,
         } = pair(suite, 0x1000 + number as u32)?;
         outs.push(out);
-        inns.push((inn, local, remote));
+        inns.push((inn, usual, local, remote));
     }
     let head = esp::Layout::of(suite).head();
     let sealed = esp::Layout::of(suite).sealed_len(len);
@@ -283,11 +298,11 @@ fn many(suite: Suite, len: usize, time: Duration) -> Result<Cost> {
                 if let Some((next, ..)) = order.get(at + AHEAD).and_then(|number| inns.get(*number)) {
                     next.prefetch();
                 }
-                let (inn, local, remote) = inns.get_mut(*number).ok_or("no such SA")?;
+                let (inn, usual, local, remote) = inns.get_mut(*number).ok_or("no such SA")?;
                 let range = *start - head..*start - head + sealed;
                 let opened = inn.open(data, range)?;
                 let inner = data.get(opened.inner).unwrap_or_default();
-                esp::tunnel::check_inner(inner, remote, local)?;
+                esp::tunnel::check_inner(inner, usual.as_ref(), remote, local)?;
             }
             Ok(())
         },

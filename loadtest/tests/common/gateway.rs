@@ -203,7 +203,7 @@ impl Gateway {
             }
         };
         child.usable = true;
-        if let Err(reason) = tunnel::check_inner(&inner, &child.ts_remote, &child.ts_local) {
+        if let Err(reason) = tunnel::check_inner(&inner, None, &child.ts_remote, &child.ts_local) {
             served.faults.push(reason.to_string());
             return;
         }

@@ -139,6 +139,27 @@ impl BatchAead for BatchKey {
 }
 
 impl BatchKey {
+    /// Opens one packet; whether it was authentic. As a batch of one, without its preparations.
+    #[inline]
+    #[must_use]
+    pub fn open_one(&self, job: &mut AeadJob<'_>) -> bool {
+        let Some((text, tag)) = job.data.split_last_chunk_mut::<TAG_LEN>() else {
+            return false;
+        };
+        let aad = job.aad.as_ref();
+        match &self.0 {
+            AnyKey::Ring(key) => AeadKey::open(key.as_ref(), job.nonce, aad, text, tag).is_ok(),
+            AnyKey::AwsLc(key) => AeadKey::open(key, job.nonce, aad, text, tag).is_ok(),
+            #[cfg(feature = "ipsec-mb")]
+            AnyKey::IpsecMb(key) => key.open_one(ipsec_mb::Job {
+                nonce: &job.nonce,
+                aad,
+                text,
+                tag,
+            }),
+        }
+    }
+
     /// Asks the processor for the key's memory, for a batch that comes soon. Does nothing where the library keeps it out
     /// of reach.
     #[inline]

@@ -7,9 +7,11 @@ use crypto::{KeyError, OpenError, Opener, Packet, Provider, Secret, Suite};
 use ip::protocol;
 
 use crate::DropReason;
-use crate::batch::{self, BATCH, Jobs, PacketBuf};
+use crate::batch::{self, Jobs};
 use crate::layout::{ESP_HEADER, Layout};
 use crate::replay::ReplayWindow;
+
+mod together;
 
 /// Failures in a row after which packets are tried against later subspaces (RFC 4303 appendix A3.1).
 const RESYNC_AFTER: u32 = 1024;
@@ -67,14 +69,6 @@ pub struct InboundSa {
 enum Keys {
     Aead { key: BatchKey, salt: [u8; 4] },
     Separate(Box<Opener>),
-}
-
-/// What is known of the segments of a burst that are opened together.
-struct Piece {
-    sequences: [u64; BATCH],
-    results: [Result<(), DropReason>; BATCH],
-    /// Verdicts on those without an error, in their order.
-    authentic: [bool; BATCH],
 }
 
 /// A packet that passed the first checks.
@@ -150,179 +144,10 @@ impl InboundSa {
     pub fn open(&mut self, buf: &mut [u8], packet: Range<usize>) -> Result<Opened, DropReason> {
         let candidate = self.begin(buf, packet)?;
         let authentic = match &self.keys {
-            Keys::Aead { .. } => {
-                let mut ok = [false];
-                let mut jobs = Jobs::new();
-                self.push_job(&mut jobs, &candidate, buf)?;
-                self.run(&mut jobs, &mut ok);
-                ok == [true]
-            }
+            Keys::Aead { key, salt } => key.open_one(&mut self.job(*salt, &candidate, buf)?),
             Keys::Separate(opener) => open_separate(opener, self.esn, self.layout, buf, &candidate)?,
         };
         self.finish(buf, &candidate, authentic)
-    }
-
-    /// Opens every packet of a batch in its order; each carries its own result.
-    pub fn open_batch(&mut self, packets: &mut [PacketBuf<'_>]) {
-        for chunk in packets.chunks_mut(BATCH) {
-            if matches!(self.keys, Keys::Aead { .. }) && chunk.len() > 1 {
-                self.open_chunk(chunk);
-                continue;
-            }
-            for packet in chunk {
-                let opened = self.open(packet.data, packet.start..packet.end);
-                packet.result = opened.map(|opened| {
-                    (packet.start, packet.end) = (opened.inner.start, opened.inner.end);
-                    packet.next_header = opened.next_header;
-                });
-            }
-        }
-    }
-
-    fn open_chunk(&mut self, chunk: &mut [PacketBuf<'_>]) {
-        // Kept as plain arrays, and no part is copied once it is written: reading a value again in other pieces than it
-        // was written in costs more than all the checks.
-        let mut sequences = [0; BATCH];
-        let mut authentic = [false; BATCH];
-        let mut jobs = Jobs::new();
-        for (packet, sequence) in chunk.iter_mut().zip(&mut sequences) {
-            let PacketBuf {
-                data,
-                start,
-                end,
-                result,
-                ..
-            } = packet;
-            *result = match self.begin(data, *start..*end) {
-                Ok(candidate) => {
-                    *sequence = candidate.sequence;
-                    self.push_job(&mut jobs, &candidate, data)
-                }
-                Err(reason) => Err(reason),
-            };
-        }
-        self.run(&mut jobs, &mut authentic);
-        drop(jobs);
-        let mut verdicts = authentic.iter();
-        for (packet, sequence) in chunk.iter_mut().zip(sequences) {
-            if packet.result.is_err() {
-                continue;
-            }
-            let candidate = Candidate {
-                sequence,
-                body: packet.start + self.layout.head(),
-                end: packet.end,
-            };
-            let is_authentic = verdicts.next() == Some(&true);
-            packet.result = match self.finish(packet.data, &candidate, is_authentic) {
-                Ok(opened) => {
-                    packet.start = opened.inner.start;
-                    packet.end = opened.inner.end;
-                    packet.next_header = opened.next_header;
-                    Ok(())
-                }
-                Err(reason) => Err(reason),
-            };
-        }
-    }
-
-    /// Opens the segments of a UDP_GRO burst at `burst` of the slab: equal lengths of `segment` octets, the last maybe
-    /// shorter. `each` is told every segment's index and result, in order; ranges are those of the slab. All segments
-    /// must belong to this SA: the SPI of each is checked.
-    #[inline]
-    pub fn open_burst(
-        &mut self,
-        slab: &mut [u8],
-        burst: Range<usize>,
-        segment: usize,
-        mut each: impl FnMut(usize, Result<Opened, DropReason>),
-    ) {
-        let segment = segment.max(1);
-        let mut offset = burst.start;
-        let mut index = 0;
-        while offset < burst.end {
-            let mut piece = Piece {
-                sequences: [0; BATCH],
-                results: [Ok(()); BATCH],
-                authentic: [false; BATCH],
-            };
-            let taken = self.open_piece(slab, offset..burst.end, segment, &mut piece);
-            let Piece {
-                sequences,
-                results,
-                authentic,
-            } = &piece;
-            let mut verdicts = authentic.iter();
-            for ((sequence, result), start) in sequences
-                .iter()
-                .zip(results)
-                .zip((offset..).step_by(segment))
-                .take(taken)
-            {
-                let opened = match *result {
-                    Ok(()) => {
-                        let candidate = Candidate {
-                            sequence: *sequence,
-                            body: start + self.layout.head(),
-                            end: burst.end.min(start + segment),
-                        };
-                        let is_authentic = verdicts.next() == Some(&true);
-                        self.finish(slab, &candidate, is_authentic)
-                    }
-                    Err(reason) => Err(reason),
-                };
-                each(index, opened);
-                index += 1;
-            }
-            offset = offset.saturating_add(taken * segment);
-            if taken == 0 {
-                return;
-            }
-        }
-    }
-
-    /// First checks and cipher for up to [`BATCH`] segments of `burst`; says how many there were.
-    fn open_piece(
-        &mut self,
-        slab: &mut [u8],
-        burst: Range<usize>,
-        segment: usize,
-        piece: &mut Piece,
-    ) -> usize {
-        let Some(octets) = slab.get_mut(burst) else {
-            return 0;
-        };
-        let mut jobs = Jobs::new();
-        let mut taken = 0;
-        let mut opened = 0;
-        let slots = piece.sequences.iter_mut().zip(piece.results.iter_mut());
-        for (part, (sequence, result)) in octets.chunks_mut(segment).zip(slots) {
-            taken += 1;
-            *result = match self.begin(part, 0..part.len()) {
-                Ok(candidate) => {
-                    *sequence = candidate.sequence;
-                    if let Keys::Separate(opener) = &self.keys {
-                        match open_separate(opener, self.esn, self.layout, part, &candidate) {
-                            Ok(is_authentic) => {
-                                if let Some(verdict) = piece.authentic.get_mut(opened) {
-                                    *verdict = is_authentic;
-                                }
-                                opened += 1;
-                                Ok(())
-                            }
-                            Err(reason) => Err(reason),
-                        }
-                    } else {
-                        self.push_job(&mut jobs, &candidate, part)
-                    }
-                }
-                Err(reason) => Err(reason),
-            };
-        }
-        if !jobs.is_empty() {
-            self.run(&mut jobs, &mut piece.authentic);
-        }
-        taken
     }
 
     /// Adds the cipher's job for a packet to those of its batch, which has room.
@@ -336,21 +161,31 @@ impl InboundSa {
         let Keys::Aead { salt, .. } = &self.keys else {
             return Err(DropReason::Cipher);
         };
+        match jobs.try_push(self.job(*salt, candidate, buf)?) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(DropReason::Cipher),
+        }
+    }
+
+    /// The cipher's job for a packet.
+    #[inline(always)]
+    fn job<'b>(
+        &self,
+        salt: [u8; 4],
+        candidate: &Candidate,
+        buf: &'b mut [u8],
+    ) -> Result<AeadJob<'b>, DropReason> {
         let Some((iv, data)) = buf
             .get_mut(candidate.body.saturating_sub(IV)..candidate.end)
             .and_then(<[u8]>::split_first_chunk_mut::<IV>)
         else {
             return Err(DropReason::TooShort);
         };
-        let job = AeadJob {
-            nonce: batch::nonce(*salt, *iv),
+        Ok(AeadJob {
+            nonce: batch::nonce(salt, *iv),
             aad: Aad::of_esp(self.spi, candidate.sequence, self.esn),
             data,
-        };
-        match jobs.try_push(job) {
-            Ok(()) => Ok(()),
-            Err(_) => Err(DropReason::Cipher),
-        }
+        })
     }
 
     /// Asks the processor for what opening the next packet of this SA will read.
@@ -436,25 +271,10 @@ impl InboundSa {
         let body = buf
             .get(candidate.body..candidate.end.saturating_sub(self.layout.icv))
             .ok_or(DropReason::TooShort)?;
-        let (rest, [pad_len, next_header]) = body.split_last_chunk::<2>().ok_or(DropReason::TooShort)?;
-        let payload_len = rest
-            .len()
-            .checked_sub(usize::from(*pad_len))
-            .ok_or(DropReason::PadLength)?;
-        let (payload, padding) = rest.split_at_checked(payload_len).ok_or(DropReason::PadLength)?;
-        //= rfc4303#section-2.4
-        //# When this padding scheme is employed, the receiver SHOULD inspect the Padding field.
-        let mut number = 0_u8;
-        for octet in padding {
-            number = number.wrapping_add(1);
-            if *octet != number {
-                return Err(DropReason::PadContent);
-            }
-        }
-        let len = inner_len(payload, *next_header)?;
+        let (len, next_header) = strip(body)?;
         Ok(Opened {
             inner: candidate.body..candidate.body + len,
-            next_header: *next_header,
+            next_header,
             sequence: candidate.sequence,
             advanced,
         })
@@ -496,6 +316,43 @@ fn open_separate(
             Err(DropReason::Misaligned)
         }
     }
+}
+
+/// Octets of padding that [`strip`] checks in one word.
+const SHORT: u32 = 6;
+
+/// Length and kind of the inner packet that a decrypted body starts with.
+#[inline(always)]
+fn strip(body: &[u8]) -> Result<(usize, u8), DropReason> {
+    let (rest, [pad_len, next_header]) = body.split_last_chunk::<2>().ok_or(DropReason::TooShort)?;
+    let payload_len = rest
+        .len()
+        .checked_sub(usize::from(*pad_len))
+        .ok_or(DropReason::PadLength)?;
+    let (payload, padding) = rest.split_at_checked(payload_len).ok_or(DropReason::PadLength)?;
+    let is_counted = match rest.last_chunk::<8>() {
+        // What aligns to four octets and a little more: with the octets before it, in one comparison.
+        Some(last) if u32::from(*pad_len) <= SHORT => {
+            let bits = u32::from(*pad_len) * 8;
+            let found = u64::from_be_bytes(*last) & !(u64::MAX << bits);
+            found == 0x0102_0304_0506 >> (SHORT * 8 - bits)
+        }
+        _ => is_counted(padding),
+    };
+    //= rfc4303#section-2.4
+    //# When this padding scheme is employed, the receiver SHOULD inspect the Padding field.
+    if !is_counted {
+        return Err(DropReason::PadContent);
+    }
+    Ok((inner_len(payload, *next_header)?, *next_header))
+}
+
+/// Whether the octets are 1, 2, 3 and so on.
+fn is_counted(padding: &[u8]) -> bool {
+    padding
+        .iter()
+        .zip(1_u8..=u8::MAX)
+        .all(|(octet, number)| *octet == number)
 }
 
 /// The length of the inner packet that a payload starts with; TFC padding may follow it (RFC 4303 section 2.7).

@@ -127,10 +127,40 @@ impl ReplayWindow {
             self.check(seq)?;
         }
         let (block, bit) = self.locate(seq);
-        if let Some(bits) = self.blocks.get_mut(block) {
-            *bits |= bit;
-        }
+        self.mark(block, bit);
         Ok(())
+    }
+
+    /// Marks the `count` numbers above the top as received, at most 64. As [`ReplayWindow::accept`] one after the other.
+    #[inline]
+    pub fn accept_next(&mut self, count: u64) {
+        let (old, last) = (self.top, self.top.saturating_add(count.min(BLOCK_BITS)));
+        if last == old {
+            return;
+        }
+        if last / BLOCK_BITS != old / BLOCK_BITS {
+            self.clear(old / BLOCK_BITS, last / BLOCK_BITS);
+        }
+        self.top = last;
+        // One block, or the end of one and the beginning of the next.
+        let (block, low) = self.locate(last);
+        let upto = low | (low - 1);
+        let first = old + 1;
+        if first / BLOCK_BITS == last / BLOCK_BITS {
+            let (_, from) = self.locate(first);
+            self.mark(block, upto & !(from - 1));
+        } else {
+            let (before, from) = self.locate(first);
+            self.mark(before, !(from - 1));
+            self.mark(block, upto);
+        }
+    }
+
+    #[inline(always)]
+    fn mark(&mut self, block: usize, marks: u64) {
+        if let Some(bits) = self.blocks.get_mut(block) {
+            *bits |= marks;
+        }
     }
 
     /// Empties the blocks that the window enters.

@@ -69,6 +69,26 @@ proptest! {
         }
     }
 
+    /// The next numbers at once, or one after the other: whatever had been received before, and whatever comes after.
+    #[test]
+    fn the_next_at_once_are_the_next_one_by_one(window in prop_oneof![Just(32u32), Just(64), Just(65), 1u32..5000],
+        checkpoint in prop_oneof![Just(0u64), 0u64..10_000], steps in prop::collection::vec((-80i64..80, 0u64..=64), 1..40)) {
+        let mut at_once = ReplayWindow::new(window, checkpoint);
+        let mut one_by_one = at_once.clone();
+        for (step, count) in steps {
+            let seq = at_once.top().saturating_add_signed(step);
+            prop_assert_eq!(at_once.accept(seq), one_by_one.accept(seq));
+            at_once.accept_next(count);
+            for _ in 0..count {
+                one_by_one.accept(one_by_one.top() + 1).unwrap();
+            }
+            prop_assert_eq!(at_once.top(), one_by_one.top());
+            for seq in at_once.top().saturating_sub(u64::from(window) + 70)..=at_once.top() + 1 {
+                prop_assert_eq!(at_once.check(seq), one_by_one.check(seq), "seq {} top {}", seq, at_once.top());
+            }
+        }
+    }
+
     /// Whatever lies within the window or less than 2^32 - W above it is recognised by its low half.
     #[test]
     fn extension_inverts_truncation(window in 32u32..=4096, top in prop_oneof![0u64..10_000, (1u64 << 32) - 5000..(1 << 32) + 5000, any::<u32>().prop_map(|n| u64::from(n) << 20)],

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use common::*;
 use esp::{DropReason, InboundSa, PacketBuf, tunnel};
-use ip::Selector;
+use ip::{Selector, Usual};
 use proptest::prelude::*;
 
 const WINDOW: u64 = 64;
@@ -91,10 +91,20 @@ fn near() -> impl Strategy<Value = Step> {
 
 /// Groups of near packets, given together, and single packets from far away.
 fn groups() -> impl Strategy<Value = Vec<(Way, Vec<Step>)>> {
-    let way = prop_oneof![Just(Way::Single), Just(Way::Batch), Just(Way::Burst)];
-    let together = (way, prop::collection::vec(near(), 1..45));
+    let way = || prop_oneof![Just(Way::Single), Just(Way::Batch), Just(Way::Burst)];
+    let together = (way(), prop::collection::vec(near(), 1..45));
+    // The numbers that follow the top without a gap, maybe with others among them.
+    let odd = prop::collection::vec((any::<prop::sample::Index>(), near()), 0..2);
+    let row = (way(), 1i64..70, odd).prop_map(|(way, count, odd)| {
+        let mut steps: Vec<Step> = (1..=count).map(|by| Step { by, flip: None }).collect();
+        for (at, step) in odd {
+            let at = at.index(steps.len());
+            steps[at] = step;
+        }
+        (way, steps)
+    });
     let far = (-(1i64 << 33)..1 << 33).prop_map(|by| (Way::Single, vec![Step { by, flip: None }]));
-    prop::collection::vec(prop_oneof![6 => together, 1 => far], 1..8)
+    prop::collection::vec(prop_oneof![6 => together, 4 => row, 1 => far], 1..8)
 }
 
 /// Opens the packets in one of the ways: the inner octets of each that came out.
@@ -333,16 +343,18 @@ proptest! {
         cut in prop::option::weighted(0.1, 0usize..100),
     ) {
         let mut packet = facts.packet();
+        let usual = Usual::of(&remote, &local);
         if let Some(cut) = cut.filter(|cut| *cut < packet.len()) {
             packet.truncate(cut);
-            prop_assert_eq!(tunnel::check_inner(&packet, &remote, &local).map(drop), Err(DropReason::InnerMalformed));
+            prop_assert_eq!(tunnel::check_inner(&packet, usual.as_ref(), &remote, &local).map(drop), Err(DropReason::InnerMalformed));
             return Ok(());
         }
         let belongs = is_in(&remote, address(facts.is_v4, facts.src), facts.protocol, facts.port(true))
             && is_in(&local, address(facts.is_v4, facts.dst), facts.protocol, facts.port(false));
-        let checked = tunnel::check_inner(&packet, &remote, &local);
+        let checked = tunnel::check_inner(&packet, usual.as_ref(), &remote, &local);
         prop_assert_eq!(checked.map(drop), if belongs { Ok(()) } else { Err(DropReason::SelectorMismatch) }, "{:?}", facts);
-        // The quick way and the plain one see the same packet.
+        // The quick ways and the plain one see the same packet.
+        prop_assert_eq!(tunnel::check_inner(&packet, None, &remote, &local), checked);
         let summary = ip::packet::summarize(&packet).unwrap();
         prop_assert_eq!(summary.belongs(&remote, &local), belongs);
         if let Ok(checked) = checked {

@@ -248,6 +248,29 @@ fn lying_padding_is_refused_and_the_window_moves_all_the_same() {
     );
 }
 
+#[test]
+fn each_octet_of_padding_is_looked_at() {
+    let (_, mut rx) = pair(gcm(), false);
+    let mut sequence = 0;
+    for octets in [2_u8, 6, 10, 250] {
+        let packet = inner(4, 28, 1);
+        let sealed: Vec<u8> = [&packet[..], &(1..=octets).collect::<Vec<u8>>(), &[octets, 4]].concat();
+        for wrong in 0..=usize::from(octets) {
+            let mut sealed = sealed.clone();
+            if wrong < usize::from(octets) {
+                sealed[packet.len() + wrong] ^= 0x40;
+            }
+            sequence += 1;
+            let opened = open(&mut rx, &forge(sequence, false, &sealed));
+            if wrong < usize::from(octets) {
+                assert_eq!(opened, Err(DropReason::PadContent), "{wrong} of {octets}");
+            } else {
+                assert_eq!(opened.unwrap(), packet, "{octets}");
+            }
+        }
+    }
+}
+
 //= rfc4303#section-2.6
 //= type=test
 //# A transmitter MUST be capable of generating dummy packets marked with this value in the next protocol field, and a

@@ -18,7 +18,8 @@ fuzz_target!(|data: &[u8]| {
     assert!(summary.belongs(&any, &any));
     let host = [Selector::host(summary.src)];
     assert!(summary.belongs(&host, &any));
-    let inside = esp::tunnel::check_inner(input.0, &any, &any).expect("it was summarized");
+    let inside = esp::tunnel::check_inner(input.0, ip::Usual::of(&any, &any).as_ref(), &any, &any)
+        .expect("it was summarized");
     assert_eq!(inside, summary);
     assert!(esp::tunnel::next_header_of(input.0).is_some());
 

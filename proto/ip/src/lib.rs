@@ -16,9 +16,11 @@ pub mod icmp;
 pub mod packet;
 mod selector;
 mod selector_text;
+mod usual;
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use selector::{MAX_NARROWED, Selector, SelectorError, narrow};
+pub use usual::Usual;
 
 /// Next-layer protocol numbers (IANA "Assigned Internet Protocol Numbers") that this workspace names.
 pub mod protocol {

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{Selector, checksum, protocol};
+use crate::{Selector, Usual, checksum, protocol};
 
 /// Most IPv6 extension headers that are walked; a longer chain is an error.
 pub const MAX_EXTENSIONS: usize = 8;
@@ -149,13 +149,15 @@ pub fn summarize_quoted(start: &[u8]) -> Result<Summary, PacketError> {
     }
 }
 
-/// [`summarize`] and [`Summary::belongs`] in one: what each received packet is asked.
+/// [`summarize`] and [`Summary::belongs`] in one: what each received packet is asked. `usual` is that of the same
+/// selectors, or none.
 ///
 /// # Errors
 /// As [`summarize`].
 #[inline(always)]
 pub fn summarize_among(
     packet: &[u8],
+    usual: Option<&Usual>,
     from: &[Selector],
     to: &[Selector],
 ) -> Result<(Summary, bool), PacketError> {
@@ -165,12 +167,13 @@ pub fn summarize_among(
             let (Some(src), Some(dst)) = (be32(packet, 12), be32(packet, 16)) else {
                 return Err(PacketError::Truncated);
             };
-            let belongs = from
-                .iter()
-                .any(|s| s.matches_v4(src, summary.protocol, || summary.src_port()))
-                && to
+            let belongs = usual.is_some_and(|usual| usual.takes(src, dst))
+                || (from
                     .iter()
-                    .any(|s| s.matches_v4(dst, summary.protocol, || summary.dst_port()));
+                    .any(|s| s.matches_v4(src, summary.protocol, || summary.src_port()))
+                    && to
+                        .iter()
+                        .any(|s| s.matches_v4(dst, summary.protocol, || summary.dst_port())));
             Ok((summary, belongs))
         }
         Some(6) => {

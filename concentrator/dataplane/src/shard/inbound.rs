@@ -265,7 +265,7 @@ impl Shard {
             //= rfc4301#section-5.2
             //# If an IPsec system receives an inbound packet on an SA and the packet's header fields are not consistent
             //# with the selectors for the SA, it MUST discard the packet.
-            let checked = tunnel::check_inner(inner, &pair.ts_remote, &pair.ts_local);
+            let checked = tunnel::check_inner(inner, pair.usual.as_ref(), &pair.ts_remote, &pair.ts_local);
             let is_by_selectors = checked.is_ok();
             let checked = if checked == Err(DropReason::SelectorMismatch) {
                 belongs_anyway(&mut sink.counters.paths, pair, inner)

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crypto::KeyError;
 use esp::tunnel::DfRule;
 use esp::{DropReason, InboundSa, OutboundSa};
-use ip::Selector;
 use ip::packet::Summary;
+use ip::{Selector, Usual};
 
 use crate::fair::PairState;
 use crate::groups;
@@ -29,6 +29,8 @@ pub(crate) struct Pair {
     pub(crate) outbound: OutboundSa,
     pub(crate) ts_local: Vec<Selector>,
     pub(crate) ts_remote: Vec<Selector>,
+    /// Of what the peer sends.
+    pub(crate) usual: Option<Usual>,
     pub(crate) peer: SocketAddr,
     pub(crate) port: PortId,
     /// The peer may move: its packets come in UDP.
@@ -93,6 +95,7 @@ impl Pair {
             spi_in: pair.inbound.spi,
             inbound: InboundSa::new(&pair.inbound)?,
             outbound: OutboundSa::new(&pair.outbound)?,
+            usual: Usual::of(&pair.ts_remote, &pair.ts_local),
             ts_local: pair.ts_local,
             ts_remote: pair.ts_remote,
             peer: pair.peer,

@@ -28,6 +28,20 @@ struct RawJob {
     tag: *mut u8,
 }
 
+impl From<Job<'_>> for RawJob {
+    #[inline(always)]
+    fn from(job: Job<'_>) -> Self {
+        Self {
+            nonce: job.nonce.as_ptr(),
+            aad: job.aad.as_ptr(),
+            aad_len: job.aad.len() as u64,
+            data: job.text.as_mut_ptr(),
+            len: job.text.len() as u64,
+            tag: job.tag.as_mut_ptr(),
+        }
+    }
+}
+
 /// The jobs of one call, as far as they are used.
 type RawJobs = [MaybeUninit<RawJob>; BATCH];
 
@@ -151,6 +165,27 @@ impl GcmKey {
         }
     }
 
+    /// As [`GcmKey::open_all`] with one job.
+    #[must_use]
+    #[inline]
+    #[allow(unsafe_code, reason = "calls the shim")]
+    pub fn open_one(&self, job: Job<'_>) -> bool {
+        let raw = RawJob::from(job);
+        let mut ok = false;
+        // SAFETY: as in `open_all`, with one raw job and one entry.
+        unsafe {
+            mb_open(
+                self.manager.0.as_ptr(),
+                &raw const *self.expanded,
+                self.bits,
+                &raw const raw,
+                1,
+                (&raw mut ok).cast(),
+            );
+        }
+        ok
+    }
+
     /// Asks the processor for the expanded key, which is about to be used: many SAs have more keys than its nearer caches
     /// hold.
     #[inline]
@@ -179,14 +214,7 @@ impl std::fmt::Debug for GcmKey {
 fn fill<'a>(raw: &mut RawJobs, jobs: impl Iterator<Item = Job<'a>>) -> Option<usize> {
     let mut count = 0;
     for job in jobs {
-        raw.get_mut(count)?.write(RawJob {
-            nonce: job.nonce.as_ptr(),
-            aad: job.aad.as_ptr(),
-            aad_len: job.aad.len() as u64,
-            data: job.text.as_mut_ptr(),
-            len: job.text.len() as u64,
-            tag: job.tag.as_mut_ptr(),
-        });
+        raw.get_mut(count)?.write(RawJob::from(job));
         count += 1;
     }
     Some(count)
