@@ -264,7 +264,7 @@ pub fn resources(tenant: &str, netns: &str, folder: &Path, gateway: &Pair, autho
     let chain = folder.join(format!("{tenant}.chain.pem"));
     format!(
         "kind: Tenant\nname: {tenant}\nrouting_domain: {{ netns: {netns}, device: vpn0, mtu: 1400 }}\n\
-         gateway_ids: [ {tenant}.vpn.example ]\ntrust_anchors: [ authority ]\n\
+         limits: {{ max_sessions: 100000, max_half_open: 20000 }}\ngateway_ids: [ {tenant}.vpn.example ]\ntrust_anchors: [ authority ]\n\
          ---\nkind: AddressPool\ntenant: {tenant}\nname: v4\nrange: 10.30.0.0/24\n\
          ---\nkind: AddressPool\ntenant: {tenant}\nname: v6\nrange: fd30::/112\n\
          ---\nkind: Credential\ntenant: {tenant}\nname: users\ntype: psk\nids: [ \"*@corp.example\" ]\nsecret: \"{secret}\"\n\
