@@ -120,7 +120,8 @@ pub struct Limits {
     pub cookie_threshold: u32,
     /// Established IKE SAs on this node. 1 to 4,000,000.
     pub sessions: u32,
-    /// Authentications running or waiting for a thread; above it the peer is told to try again. 1 to 100,000.
+    /// Authentications running or waiting for a thread; above it the peer is told to try again, which most clients take for a
+    /// failed login. A half-open IKE SA has one at most: by default all of them may wait. 1 to 100,000.
     pub authentications: u32,
     /// Authentications of one tenant running or waiting: a tenant's flood leaves room for the others. 1 to 100,000.
     pub authentications_per_tenant: u32,

@@ -57,7 +57,7 @@ impl Default for Limits {
             half_open: 20_000,
             cookie_threshold: 512,
             sessions: 200_000,
-            authentications: 4_096,
+            authentications: 20_000,
             authentications_per_tenant: 2_048,
             mailbox: 64,
             restarts: 50,

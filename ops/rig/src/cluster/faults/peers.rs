@@ -13,7 +13,7 @@ use crate::cluster::scene::Scene;
 use crate::cluster::world::{LOAD, node_name, service_address};
 use crate::daemon::program;
 use crate::pki::Key;
-use crate::process::wait_for;
+use crate::process::{Process, wait_for};
 
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
@@ -306,10 +306,11 @@ fn tenant_deleted(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
     Ok(hit)
 }
 
-fn flood(scene: &Scene, tenant: &str, users: u32, name: &str) -> Result<crate::process::Process> {
+/// Logs users of a tenant in at the address of a slot, all at once, from the load generator's four addresses.
+fn flood(scene: &Scene, tenant: &str, slot: u8, users: u32, name: &str) -> Result<Process> {
     let program = program("loadtest")?.display().to_string();
     let (count, secret, id) = (users.to_string(), secret(tenant), format!("{tenant}.vpn.example"));
-    let (locals, gateway) = (LOAD.join(","), service_address(0));
+    let (locals, gateway) = (LOAD.join(","), service_address(slot));
     let identity = format!("{name}-{{user}}@{{domain}}");
     scene.world.load.start(
         "loadtest",
@@ -343,7 +344,7 @@ fn flood(scene: &Scene, tenant: &str, users: u32, name: &str) -> Result<crate::p
 }
 
 fn noisy_tenant(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
-    let mut noise = flood(scene, "globex", 3000, "noise")?;
+    let mut noise = flood(scene, "globex", 0, 3000, "noise")?;
     std::thread::sleep(Duration::from_secs(1));
     let (node, slots) = victim(scene, random)?;
     scene.node(node)?.kill();
@@ -359,30 +360,36 @@ fn noisy_tenant(scene: &mut Scene, random: &mut Random) -> Result<Hit> {
 
 fn storm(scene: &mut Scene, users: u32) -> Result<Hit> {
     let begin = Instant::now();
-    let mut process = flood(scene, "globex", users, "storm")?;
-    let status = process.wait(Duration::from_secs(60 + u64::from(users) / 50))?;
+    let slots = scene.world.plan.slots;
+    // A slot has addresses for its share of the pool only: users are spread as a name with several addresses spreads them.
+    let each = users.div_ceil(u32::from(slots));
+    let floods: Result<Vec<Process>> = (0..slots)
+        .map(|slot| flood(scene, "globex", slot, each, &format!("storm{slot}")))
+        .collect();
+    let mut floods = floods?;
+    let patience = Duration::from_secs(60 + u64::from(users) / 50);
+    let mut wrong = Vec::new();
+    for process in &mut floods {
+        if !process.wait(patience)?.success() {
+            let output = process.output();
+            let end = output.len().saturating_sub(600);
+            let end = output.get(output.ceil_char_boundary(end)..).unwrap_or_default();
+            wrong.push(format!("the storm was not served: {end}"));
+        }
+    }
     let took = begin.elapsed();
-    let owner = scene.owner(0)?;
     let mut hit = Hit::all(
         scene,
         format!(
-            "{users} users at once from {} addresses: all in after {:.1} s",
+            "{} users at once from {} addresses: all in after {:.1} s",
+            each * u32::from(slots),
             LOAD.len(),
             took.as_secs_f64()
         ),
     );
-    if !status.success() {
-        let output = process.output();
-        let end: String = output
-            .chars()
-            .rev()
-            .take(600)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-            .collect();
-        hit.wrong.push(format!("the storm was not served: {end}"));
+    hit.wrong = wrong;
+    for node in 0..scene.nodes.len() {
+        let _ = scene.vpnctl(node, &["disconnect", "--all", "--tenant", "globex"]);
     }
-    let _ = scene.vpnctl(owner, &["disconnect", "--all", "--tenant", "globex"]);
     Ok(hit)
 }
