@@ -1,6 +1,8 @@
 //! The one writer of a slot's records: takes what many actors have queued and commits it together.
 //!
-//! While one group is being committed the next one gathers; a record waits for at most one commit before its own.
+//! While one group is being committed the next one gathers; a record waits for at most one commit before its own. In a
+//! cluster groups that are full need not wait for each other; records of the same name always do.
+//!
 //! Every commit carries the slot's fence. One that is refused because the fence does not hold means that the slot is
 //! another node's, or that its owner key has gone with a lease, or that a new epoch has begun: the shell is told, and
 //! what was refused waits until the slot is put down or its fence holds again.
@@ -12,7 +14,10 @@ use actix::{
     Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message,
     WrapFuture as _,
 };
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use store::{Op, Txn};
+use tokio::sync::RwLockReadGuard;
 
 use super::{Fault, Gone, Who, fail, panicked};
 use crate::checkpoint::Checkpointer;
@@ -25,6 +30,9 @@ use crate::slot::{Fence, Slot, Standing};
 const RETRY_MIN: Duration = Duration::from_millis(10);
 /// The longest wait between two tries.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Groups under way at the same time in a cluster, where a commit is mostly waiting for members and their disks.
+const ABREAST: usize = 4;
 
 /// Wait before a commit that was refused is tried again.
 const REFUSED: Duration = Duration::from_millis(50);
@@ -110,61 +118,101 @@ impl Handler<Fault> for Replicator {
     }
 }
 
+/// What became of a group.
+enum Outcome {
+    Stored,
+    /// The fence that it was sent with did not hold.
+    Refused(Option<Arc<Fence>>),
+    Failed,
+}
+
 async fn pump(node: Arc<Node>, slot: Arc<Slot>) {
     let mut retry = RETRY_MIN;
     let most = match &node.config.cluster {
         Some(cluster) => (cluster.etcd_max_txn_ops as usize).saturating_sub(GROUP_OTHERS),
         None => GROUP_MAX,
     };
+    let abreast = if node.config.cluster.is_some() { ABREAST } else { 1 };
+    let mut under_way = FuturesUnordered::new();
+    // Nothing is sent before.
+    let mut paused = None::<tokio::time::Instant>;
     loop {
-        slot.records.wait().await;
-        if slot.records.is_closed() {
+        if slot.records.is_closed() && under_way.is_empty() {
             return;
         }
-        // Before the fence is read: it does not change while the transaction runs.
-        let turn = slot.turn().await;
-        let group = slot.records.take_at_most(most);
-        if group.is_empty() {
-            continue;
-        }
-        let fence = slot.fence();
-        let (begun, count) = (Instant::now(), group.len());
-        let outcome = node.sa_store.txn(transaction(&group, fence.as_deref())).await;
-        drop(turn);
-        match outcome {
-            Ok(outcome) if outcome.committed => {
-                node.metrics.commit(begun.elapsed().as_secs_f64(), count as u64);
-                node.writes.group(&group, slot.prefix());
-                if slot.is_lost() {
-                    tracing::info!(slot = slot.id, "records of the slot are taken again");
-                    recovery::regain(&slot);
+        // One more beside others when it is worth its while.
+        let least = if under_way.is_empty() {
+            1
+        } else {
+            most.min(GROUP_MAX)
+        };
+        let room = under_way.len() < abreast && !(slot.records.is_closed());
+        let ready = async {
+            if let Some(until) = paused {
+                tokio::time::sleep_until(until).await;
+            }
+            slot.records.wait(least).await;
+            // Before the fence is read: it does not change while the transaction runs.
+            slot.turn().await
+        };
+        let outcome = tokio::select! {
+            biased;
+            Some(outcome) = under_way.next(), if !under_way.is_empty() => outcome,
+            turn = ready, if room => {
+                paused = None;
+                let group = slot.records.take_at_most(most);
+                if !group.is_empty() {
+                    under_way.push(commit(&node, &slot, group, turn));
                 }
-                group.committed();
+                continue;
+            }
+        };
+        let pause = match outcome {
+            Outcome::Stored => {
                 retry = RETRY_MIN;
+                continue;
             }
-            Ok(_) => {
-                // The fence was set while the transaction ran: the shell knows better than the store's answer.
-                drop(group);
-                if slot.fence() == fence {
-                    if !slot.is_lost() {
-                        node.metrics.fenced();
-                        tracing::warn!(
-                            slot = slot.id,
-                            records = count,
-                            "the store says that the slot is not ours"
-                        );
-                        slot.lose();
-                    }
-                    tokio::time::sleep(REFUSED).await;
+            // Set while the transaction ran: the shell knows better than the store's answer.
+            Outcome::Refused(fence) if slot.fence() != fence => continue,
+            Outcome::Refused(_) => {
+                if !slot.is_lost() {
+                    node.metrics.fenced();
+                    tracing::warn!(slot = slot.id, "the store says that the slot is not ours");
+                    slot.lose();
                 }
+                REFUSED
             }
-            Err(error) => {
-                // Dropping the group queues its records again; answers that wait for them are not sent.
-                drop(group);
-                tracing::warn!(%error, records = count, "records could not be stored, trying again");
-                tokio::time::sleep(retry).await;
+            Outcome::Failed => {
+                let pause = retry;
                 retry = (retry * 2).min(RETRY_MAX);
+                pause
             }
+        };
+        paused = Some(tokio::time::Instant::now() + pause);
+    }
+}
+
+/// Stores a group. One that is not stored is queued again; answers that wait for its records are not sent.
+async fn commit(node: &Node, slot: &Slot, group: Group, turn: RwLockReadGuard<'_, ()>) -> Outcome {
+    let fence = slot.fence();
+    let (begun, count) = (Instant::now(), group.len());
+    let outcome = node.sa_store.txn(transaction(&group, fence.as_deref())).await;
+    drop(turn);
+    match outcome {
+        Ok(outcome) if outcome.committed => {
+            node.metrics.commit(begun.elapsed().as_secs_f64(), count as u64);
+            node.writes.group(&group, slot.prefix());
+            if slot.is_lost() {
+                tracing::info!(slot = slot.id, "records of the slot are taken again");
+                recovery::regain(slot);
+            }
+            group.committed();
+            Outcome::Stored
+        }
+        Ok(_) => Outcome::Refused(fence),
+        Err(error) => {
+            tracing::warn!(%error, records = count, "records could not be stored, trying again");
+            Outcome::Failed
         }
     }
 }

@@ -14,7 +14,8 @@ pub struct Group {
 type Member = (String, Arc<Change>, Priority);
 
 impl Records {
-    /// Takes the most urgent records and the oldest ones, at most [`GROUP_MAX`] and about [`GROUP_OCTETS`] octets.
+    /// Takes the most urgent records and the oldest ones, at most [`GROUP_MAX`] and about [`GROUP_OCTETS`] octets. Of a name
+    /// that is in another group nothing is taken before that one has ended: what is stored last is the newest.
     #[must_use]
     pub fn take(self: &Arc<Self>) -> Group {
         self.take_at_most(GROUP_MAX)
@@ -109,11 +110,12 @@ impl Group {
         let mut waiters = Vec::new();
         let mut inner = self.queue.lock();
         for (name, ..) in &members {
-            if let Some(pending) = inner.in_flight.remove(name) {
+            if let Some(pending) = inner.land(name) {
                 waiters.extend(pending.waiters);
             }
         }
         drop(inner);
+        self.queue.filled.notify_one();
         self.queue.emptied.notify_waiters();
         for waiter in waiters {
             waiter.tell();
@@ -128,7 +130,7 @@ impl Drop for Group {
         }
         let mut inner = self.queue.lock();
         for (name, ..) in std::mem::take(&mut self.members) {
-            let Some(mut old) = inner.in_flight.remove(&name) else {
+            let Some(mut old) = inner.land(&name) else {
                 continue;
             };
             // A newer record may have come meanwhile: it stands for the older one too, and has waited as long.

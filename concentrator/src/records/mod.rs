@@ -133,7 +133,7 @@ impl Mode {
 #[derive(Default)]
 struct Inner {
     pending: HashMap<String, Pending>,
-    /// Names of those pending, most urgent first.
+    /// Names of those pending that may be taken, most urgent first: not those of which an older record is in flight.
     order: BTreeMap<(Priority, u64), String>,
     /// The same, oldest first.
     ages: BTreeMap<u64, String>,
@@ -144,10 +144,21 @@ struct Inner {
 
 impl Inner {
     fn insert(&mut self, name: String, pending: Pending) {
-        self.order
-            .insert((pending.priority, pending.serial), name.clone());
-        self.ages.insert(pending.serial, name.clone());
+        if !self.in_flight.contains_key(&name) {
+            self.order
+                .insert((pending.priority, pending.serial), name.clone());
+            self.ages.insert(pending.serial, name.clone());
+        }
         self.pending.insert(name, pending);
+    }
+
+    /// Ends the flight of a record; the next one of its name may go.
+    fn land(&mut self, name: &str) -> Option<Pending> {
+        let landed = self.in_flight.remove(name)?;
+        if let Some((name, next)) = self.pending.remove_entry(name) {
+            self.insert(name, next);
+        }
+        Some(landed)
     }
 
     fn remove(&mut self, name: &str) -> Option<Pending> {
@@ -157,7 +168,8 @@ impl Inner {
         Some(pending)
     }
 
-    /// The order of arrival of the oldest record that is not stored.
+    /// The order of arrival of the oldest record that is not stored. One that may not be taken yet is younger than
+    /// what it waits for.
     fn oldest(&self) -> Option<u64> {
         let waiting = self.ages.keys().next().copied();
         let flying = self.in_flight.values().map(|pending| pending.serial).min();
@@ -348,12 +360,12 @@ impl Records {
             .unwrap_or_default()
     }
 
-    /// Waits until there is something to take, or the queue is closed.
-    pub async fn wait(&self) {
+    /// Waits until `least` records can be taken, or the queue is closed. For one caller.
+    pub async fn wait(&self, least: usize) {
         loop {
             {
                 let inner = self.lock();
-                if !inner.pending.is_empty() || inner.mode == Mode::Closed {
+                if inner.order.len() >= least || inner.mode == Mode::Closed {
                     return;
                 }
             }

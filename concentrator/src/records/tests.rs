@@ -164,6 +164,50 @@ fn under_a_flood_of_urgent_records_the_oldest_ones_still_go() {
     assert!(names(&group).contains(&"old".to_owned()));
 }
 
+#[actix::test]
+async fn groups_go_beside_each_other_but_a_name_is_in_one_of_them_only() {
+    let (waiter, mut told) = probe();
+    let records = Records::new(8);
+    records.submit("a".into(), put(1), Login, waiter(1)).unwrap();
+    let first = records.take();
+    records.submit("a".into(), put(2), Rekey, waiter(2)).unwrap();
+    records.submit("b".into(), put(1), Login, waiter(3)).unwrap();
+    let second = records.take();
+    assert_eq!(names(&second), ["b"]);
+    assert!(records.take().is_empty());
+    let waits = tokio::time::timeout(Duration::from_millis(5), records.wait(1));
+    assert!(waits.await.is_err(), "nothing can be taken");
+    second.committed();
+    assert_eq!(told.recv().await, Some(3), "before the first");
+    let queue = Arc::clone(&records);
+    let waits = actix::spawn(async move { queue.wait(1).await });
+    tokio::task::yield_now().await;
+    first.committed();
+    waits.await.unwrap();
+    assert_eq!(told.recv().await, Some(1));
+    let third = records.take();
+    assert_eq!(third.changes().collect::<Vec<_>>(), [("a", &put(2))]);
+    third.committed();
+    assert_eq!(told.recv().await, Some(2));
+    assert!(records.is_empty());
+}
+
+#[test]
+fn what_did_not_land_goes_before_what_waited_for_it() {
+    let records = Records::new(8);
+    records.submit("a".into(), put(1), Login, None).unwrap();
+    let first = records.take();
+    records.submit("a".into(), put(2), Bookkeeping, None).unwrap();
+    records.submit("b".into(), put(1), Login, None).unwrap();
+    let second = records.take();
+    drop(first);
+    let again = records.take();
+    assert_eq!(again.changes().collect::<Vec<_>>(), [("a", &put(2))], "the newer");
+    again.committed();
+    drop(second);
+    assert_eq!(names(&records.take()), ["b"]);
+}
+
 #[test]
 fn a_group_ends_at_its_octets_and_takes_one_record_of_any_size() {
     let records = Records::new(10);

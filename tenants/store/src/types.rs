@@ -21,7 +21,7 @@ pub struct Entry {
 }
 
 /// What a key has to be like for a write to happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Expect {
     /// Anything.
     Any,
@@ -46,7 +46,7 @@ impl Expect {
 }
 
 /// One comparison of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Compare {
     /// The key.
     pub key: String,
@@ -55,7 +55,7 @@ pub struct Compare {
 }
 
 /// One comparison of a value, for callers that know what a key has to say but not which write said it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CompareValue {
     /// The key.
     pub key: String,

@@ -108,50 +108,50 @@ impl Footprints {
 }
 
 /// A value and the lease it vanishes with.
-type Value = (Vec<u8>, Option<LeaseId>);
+type Value<'a> = (&'a [u8], Option<LeaseId>);
 
 /// The net effect of a branch: each key at most once, in the order of their last writes, so that a watch tells them in
 /// that order.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Effect {
-    points: BTreeMap<String, Option<Value>>,
+pub(super) struct Effect<'a> {
+    points: BTreeMap<&'a str, Option<Value<'a>>>,
     /// The place of each point's step.
-    order: BTreeMap<String, usize>,
+    order: BTreeMap<&'a str, usize>,
     /// Begin and end of what is deleted, ends excluded.
     ranges: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-impl Effect {
-    pub(super) fn of(ops: &[Op]) -> Self {
+impl<'a> Effect<'a> {
+    pub(super) fn of(ops: &'a [Op]) -> Self {
         let (mut points, mut order) = (BTreeMap::new(), BTreeMap::new());
         let mut prefixes = Vec::new();
         for (place, op) in ops.iter().enumerate() {
             match op {
-                Op::Put { key, .. } | Op::Delete { key } => drop(order.insert(key.clone(), place)),
+                Op::Put { key, .. } | Op::Delete { key } => drop(order.insert(key.as_str(), place)),
                 Op::DeletePrefix { .. } => {}
             }
             match op {
                 Op::Put { key, value, lease } => {
-                    points.insert(key.clone(), Some((value.clone(), *lease)));
+                    points.insert(key.as_str(), Some((value.as_slice(), *lease)));
                 }
                 Op::Delete { key } => {
-                    points.insert(key.clone(), None);
+                    points.insert(key.as_str(), None);
                 }
                 Op::DeletePrefix { prefix } => {
-                    points.retain(|key: &String, _| !key.starts_with(prefix.as_str()));
-                    prefixes.push(prefix.clone());
+                    points.retain(|key: &&str, _| !key.starts_with(prefix.as_str()));
+                    prefixes.push(prefix.as_str());
                 }
             }
         }
         let mut ranges = Vec::new();
         for prefix in prefixes {
             // A deletion under a deleted prefix says nothing more; a later write is left out of it.
-            points.retain(|key, value| value.is_some() || !key.starts_with(&prefix));
-            let mut begin = prefix.clone().into_bytes();
-            for key in points.keys().filter(|key| key.starts_with(&prefix)) {
-                let mut behind = key.clone().into_bytes();
+            points.retain(|key, value| value.is_some() || !key.starts_with(prefix));
+            let mut begin = prefix.as_bytes().to_vec();
+            for key in points.keys().filter(|key| key.starts_with(prefix)) {
+                let mut behind = key.as_bytes().to_vec();
                 if begin.as_slice() < key.as_bytes() {
-                    ranges.push((begin, key.clone().into_bytes()));
+                    ranges.push((begin, key.as_bytes().to_vec()));
                 }
                 behind.push(0);
                 begin = behind;
@@ -242,6 +242,11 @@ pub(super) fn steps(txn: &Txn) -> usize {
         .max(1)
 }
 
+/// The steps that a transaction takes if what it compares holds.
+pub(super) fn steps_of_then(txn: &Txn) -> usize {
+    Effect::of(&txn.then).steps()
+}
+
 /// Whether a transaction can write at all.
 pub(super) fn writes(txn: &Txn) -> bool {
     !(txn.then.is_empty() && txn.otherwise.is_empty())
@@ -321,26 +326,28 @@ mod tests {
 
     #[test]
     fn the_last_write_of_a_key_counts() {
-        let effect = Effect::of(&[
+        let ops = [
             put("a", "1"),
             Op::Delete { key: "b".into() },
             put("a", "2"),
             put("b", "3"),
-        ]);
+        ];
+        let effect = Effect::of(&ops);
         assert_eq!(effect.steps(), 2);
-        assert_eq!(effect.points["a"], Some((b"2".to_vec(), None)));
-        assert_eq!(effect.points["b"], Some((b"3".to_vec(), None)));
+        assert_eq!(effect.points["a"], Some((b"2".as_slice(), None)));
+        assert_eq!(effect.points["b"], Some((b"3".as_slice(), None)));
     }
 
     #[test]
     fn steps_keep_the_order_of_the_last_writes() {
-        let effect = Effect::of(&[
+        let ops = [
             put("z", "1"),
             put("a", "1"),
             Op::Delete { key: "m".into() },
             put("z", "2"),
             put(".fence", ""),
-        ]);
+        ];
+        let effect = Effect::of(&ops);
         let expected = vec![
             TxnOp::put("r/a", "1", None),
             TxnOp::delete("r/m", None),
@@ -353,9 +360,10 @@ mod tests {
     #[test]
     fn a_write_after_a_prefix_deletion_survives_it() {
         let delete = Op::DeletePrefix { prefix: "p/".into() };
-        let effect = Effect::of(&[put("p/a", "1"), delete, put("p/b", "2")]);
+        let ops = [put("p/a", "1"), delete, put("p/b", "2")];
+        let effect = Effect::of(&ops);
         assert_eq!(
-            effect.points.keys().collect::<Vec<_>>(),
+            effect.points.keys().copied().collect::<Vec<_>>(),
             ["p/b"],
             "the earlier write is gone"
         );
@@ -413,8 +421,8 @@ mod tests {
             }
             for (key, value) in effect.points {
                 match value {
-                    Some((value, _)) => found.insert(key, value[0]),
-                    None => found.remove(&key),
+                    Some((value, _)) => found.insert(key.to_owned(), value[0]),
+                    None => found.remove(key),
                 };
             }
             prop_assert_eq!(found, model);

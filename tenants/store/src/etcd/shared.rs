@@ -1,7 +1,42 @@
 //! What several transactions compare in common: written by one owner of a slot, all of them compare the same fence, which
-//! the members then look at once instead of once for each.
+//! the members then look at once instead of once for each. And whether they can be one without parts.
 
+use std::collections::HashSet;
+
+use super::plan;
 use crate::types::{Compare, CompareValue, Txn};
+
+/// How several transactions are sent as one of etcd's.
+#[derive(Debug)]
+pub(super) enum Shape {
+    /// All or none, under everything that any of them compares: they mostly hold, and members look at each comparison
+    /// and each step once.
+    Flat(Shared),
+    /// Each a part that holds or does not, under what all of them compare.
+    Parts(Shared),
+}
+
+impl Shape {
+    /// The shape to begin with. `most`: comparisons, and steps, of a transaction.
+    pub(super) fn of(txns: &[Txn], most: usize) -> Self {
+        // One alone is sent so that a refusal, which is a common answer, says at once what was found.
+        let several = txns.len() > 1;
+        if several && txns.iter().all(|txn| txn.otherwise.is_empty()) {
+            let all = Shared::any_of(txns);
+            let steps: usize = txns.iter().map(plan::steps_of_then).sum();
+            if steps <= most && all.compares.len() + all.values.len() <= most {
+                return Self::Flat(all);
+            }
+        }
+        Self::Parts(Shared::of(txns))
+    }
+
+    /// Whether more than the marker is compared before any part.
+    pub(super) fn compares(&self) -> bool {
+        let (Self::Flat(shared) | Self::Parts(shared)) = self;
+        !shared.is_empty()
+    }
+}
 
 /// What every one of several transactions compares.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -27,6 +62,25 @@ impl Shared {
                 .values
                 .iter()
                 .filter(|compare| rest.iter().all(|txn| txn.values.contains(compare)))
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// What any of them compares, each once.
+    fn any_of(txns: &[Txn]) -> Self {
+        let (mut compares, mut values) = (HashSet::new(), HashSet::new());
+        Self {
+            compares: txns
+                .iter()
+                .flat_map(|txn| &txn.compares)
+                .filter(|compare| compares.insert(*compare))
+                .cloned()
+                .collect(),
+            values: txns
+                .iter()
+                .flat_map(|txn| &txn.values)
+                .filter(|compare| values.insert(*compare))
                 .cloned()
                 .collect(),
         }
@@ -81,6 +135,31 @@ mod tests {
         let own = shared.rest_of(&first);
         assert_eq!((own.compares.len(), own.values.len()), (1, 0));
         assert_eq!(own.compares.first().map(|own| own.key.as_str()), Some("1"));
+    }
+
+    #[test]
+    fn what_does_nothing_unless_it_holds_needs_no_parts() {
+        let txns = [fenced("1"), fenced("2")];
+        let Shape::Flat(all) = Shape::of(&txns, 4) else {
+            unreachable!("two writes and four comparisons");
+        };
+        assert_eq!((all.compares.len(), all.values.len()), (3, 1), "the fence once");
+    }
+
+    #[test]
+    fn too_many_comparisons_another_branch_or_one_alone_are_parts() {
+        let txns = [fenced("1"), fenced("2")];
+        let parts = |txns: &[Txn], most| matches!(Shape::of(txns, most), Shape::Parts(_));
+        assert!(parts(&txns, 3), "four comparisons");
+        assert!(!parts(&txns, 4));
+        assert!(parts(&txns[..1], 4));
+        let otherwise = Txn {
+            otherwise: vec![crate::types::Op::Delete { key: "3".into() }],
+            ..fenced("3")
+        };
+        assert!(parts(&[fenced("1"), otherwise], 9));
+        let many = fenced("4").put("5", "x").put("6", "x").put("7", "x");
+        assert!(parts(&[fenced("1"), many], 4), "five writes");
     }
 
     #[test]
