@@ -372,8 +372,10 @@ fn storm(scene: &mut Scene, users: u32) -> Result<Hit> {
     for process in &mut floods {
         if !process.wait(patience)?.success() {
             let output = process.output();
-            let end = output.len().saturating_sub(600);
-            let end = output.get(output.ceil_char_boundary(end)..).unwrap_or_default();
+            let end: String = output
+                .chars()
+                .skip(output.chars().count().saturating_sub(600))
+                .collect();
             wrong.push(format!("the storm was not served: {end}"));
         }
     }
