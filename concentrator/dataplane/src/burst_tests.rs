@@ -261,10 +261,23 @@ proptest! {
                     word(p, t) == Some(6000 + flow) }).map(|p| { let mut p = p.clone();
                     // DF is set: identifiers carry no meaning (RFC 6864) and a burst renumbers them.
                     if p[0] >> 4 == 4 { p[4..6].fill(0); p[10..12].fill(0); }
-                    // A push in the middle ends a burst, so flags survive.
+                    // A push moves to the end of its burst, which is looked at below.
+                    let t = if p[0] >> 4 == 4 { 20 } else { 40 };
+                    p[t + 13] &= !PSH;
+                    p[t + 16..t + 18].fill(0);
                     p }).collect()
             };
             prop_assert_eq!(of(&got), of(&sent));
+            let is_pushed = |p: &Vec<u8>| p[if p[0] >> 4 == 4 { 33 } else { 53 }] & PSH != 0;
+            let is_ours = |p: &&Vec<u8>| word(p, if p[0] >> 4 == 4 { 20 } else { 40 }) == Some(6000 + flow);
+            let mut of_flow = sent.iter().filter(is_ours);
+            for (header, packet, count) in written.0.iter().filter(|(_, packet, _)| is_ours(&packet)) {
+                let was_pushed = of_flow.by_ref().take(*count).filter(|p| is_pushed(p)).count() > 0;
+                let parts = if *count == 1 { vec![packet.clone()] } else { cut(header, packet) };
+                let (last, others) = parts.split_last().unwrap();
+                prop_assert_eq!(is_pushed(last), was_pushed);
+                prop_assert!(!others.iter().any(is_pushed));
+            }
         }
         got.clear();
     }

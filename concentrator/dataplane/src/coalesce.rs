@@ -3,7 +3,8 @@
 //!
 //! Joined are TCP segments with contiguous sequence numbers, and UDP datagrams of one size, whose headers are otherwise
 //! the same and whose checksums are right (a wrong one must reach its destination wrong). Packets of one flow never
-//! overtake each other. Nothing is copied: a burst is written from where its packets were decrypted.
+//! overtake each other. A pushed segment may be followed by others, which are delivered with it: the burst is pushed then,
+//! since a push is no mark of a record's end. Nothing is copied: a burst is written from where its packets were decrypted.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -51,7 +52,7 @@ struct Flow {
     octets: usize,
     /// The checksum of the first packet has been seen to be right.
     is_verified: bool,
-    /// A short or pushed segment ends a burst.
+    /// A short segment ends a burst.
     is_closed: bool,
     has_push: bool,
 }
@@ -193,7 +194,7 @@ impl Flow {
         self.octets = packet.len();
         self.is_verified = false;
         self.has_push = pushes(packet, shape);
-        self.is_closed = self.has_push;
+        self.is_closed = false;
         self.first = range;
         self.shape = shape;
         self.domain = domain;
@@ -237,7 +238,7 @@ impl Flow {
             return false;
         }
         self.has_push |= pushes(packet, shape);
-        self.is_closed = self.has_push || shape.payload < self.shape.payload;
+        self.is_closed = shape.payload < self.shape.payload;
         self.next = self.next.wrapping_add(shape.payload as u32);
         self.octets += shape.payload;
         self.rest.push(range.start + shape.headers..range.end);
