@@ -13,6 +13,8 @@
 //! A queue that is never quite empty keeps the worker busy, one that is never full drops nothing by accident. Work is
 //! counted in octets plus a constant for each packet and each read: a share is a share of the worker's time.
 //!
+//! Packets are let in and dropped in runs, so that those let in can still be joined to bursts.
+//!
 //! Inside a tenant sessions are equals in the same way: those that ask for much more than their part get a class of their
 //! own, [`HEAVY`] of them at most; the others of a tenant share one chance.
 
@@ -22,6 +24,7 @@ use rustc_hash::FxHashMap;
 use super::shares::{Claim, divide};
 use crate::io::PacketIo;
 use crate::message::WorkerCounters;
+use crate::sys::gate::RUN;
 
 /// How often shares are computed, in nanoseconds.
 const INTERVAL: u64 = 10_000_000;
@@ -96,6 +99,9 @@ struct Class {
     /// Work asked for in a second, on average.
     demand: f64,
     chance: u64,
+    /// Packets that were put to the chance by the worker, and what was drawn for the present run of them.
+    came: u64,
+    drawn: u32,
     lost: crate::io::Lost,
     /// Sessions that were let in during this interval, and the last.
     active: u32,
@@ -192,7 +198,7 @@ impl Admission {
             return Ok(());
         }
         self.classify(run, standing, work, io);
-        self.pass(standing.class, work, run.is_gated)
+        self.pass(standing.class, work, run.packets, run.is_gated)
     }
 
     /// Whether packets of no SA here are looked at.
@@ -202,16 +208,24 @@ impl Admission {
             self.done += work;
             return Ok(());
         }
-        self.pass(STRANGERS, work, is_gated)
+        self.pass(STRANGERS, work, 1, is_gated)
     }
 
-    fn pass(&mut self, class: u16, work: u64, is_gated: bool) -> Result<(), DropReason> {
+    fn pass(&mut self, class: u16, work: u64, packets: u64, is_gated: bool) -> Result<(), DropReason> {
         if !is_gated {
             self.ungated += work;
             self.looks += READ;
         }
-        let is_unlucky = !is_gated && u64::from(self.draw()) < self.class(class).chance;
+        let drawn = self.draw();
         let class = self.class(class);
+        if !is_gated && class.chance > 0 {
+            let before = class.came / RUN;
+            class.came += packets;
+            if class.came / RUN != before {
+                class.drawn = drawn;
+            }
+        }
+        let is_unlucky = !is_gated && u64::from(class.drawn) < class.chance;
         if is_unlucky {
             class.refused += work;
             return Err(DropReason::Overload);

@@ -64,6 +64,8 @@ pub enum Bench {
     Overload {
         /// Octets of each datagram's payload.
         size: u32,
+        /// What the gateway has of its core, in %.
+        share: u32,
     },
     /// Round trips, idle and beside bulk.
     Latency,
@@ -85,7 +87,7 @@ impl Bench {
             Self::Transform { only: String::new() },
             Self::Many(many),
             Self::Thin { users, pps: 20.0 },
-            Self::Overload { size: 512 },
+            Self::Overload { size: 512, share: 15 },
             Self::Latency,
             Self::Syscalls,
             Self::Fat(2),
@@ -113,7 +115,7 @@ impl Bench {
             Self::Esp => esp::run(effort),
             Self::Many(others) => many::run(effort, others),
             Self::Thin { users, pps } => thin::run(effort, *users, *pps),
-            Self::Overload { size } => overload::run(effort, *size),
+            Self::Overload { size, share } => overload::run(effort, *size, *share),
             Self::Latency => latency::run(effort),
             Self::Syscalls => syscalls::run(effort),
             Self::Fat(workers) => fat::run(effort, *workers),

@@ -60,6 +60,9 @@ enum What {
         /// Octets of each datagram.
         #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=1300))]
         size: u32,
+        /// What the gateway has of its core in %, or the other core could not send three times what it carries.
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(5..=100))]
+        share: u32,
     },
     /// Round trips with the gateway idle, and beside another client's bulk.
     Latency(Common),
@@ -147,7 +150,7 @@ fn main() -> rig::Result<()> {
         What::Esp(common) => one(&Bench::Esp, &common.effort()),
         What::Many { common, others } => one(&Bench::Many(others), &common.effort()),
         What::Thin { common, users, pps } => one(&Bench::Thin { users, pps }, &common.effort()),
-        What::Overload { common, size } => one(&Bench::Overload { size }, &common.effort()),
+        What::Overload { common, size, share } => one(&Bench::Overload { size, share }, &common.effort()),
         What::Latency(common) => one(&Bench::Latency, &common.effort()),
         What::Fat { common, workers } => one(&Bench::Fat(workers), &common.effort()),
         What::Syscalls(common) => one(&Bench::Syscalls, &common.effort()),
