@@ -137,7 +137,8 @@ async fn pump(node: Arc<Node>, slot: Arc<Slot>) {
     // Nothing is sent before.
     let mut paused = None::<tokio::time::Instant>;
     loop {
-        if slot.records.is_closed() && under_way.is_empty() {
+        let is_closed = slot.records.is_closed();
+        if is_closed && under_way.is_empty() {
             return;
         }
         // One more beside others when it is worth its while.
@@ -146,7 +147,7 @@ async fn pump(node: Arc<Node>, slot: Arc<Slot>) {
         } else {
             most.min(GROUP_MAX)
         };
-        let room = under_way.len() < abreast && !(slot.records.is_closed());
+        let room = under_way.len() < abreast && !is_closed;
         let ready = async {
             if let Some(until) = paused {
                 tokio::time::sleep_until(until).await;
