@@ -3,7 +3,7 @@
 //! **Invariant:** an address is added only while packets may be carried, and never for a generation that was dropped.
 //!
 //! ```text
-//!  up ──► add ──► announce at 0, 200, 600, 1200 ms ──► look every second: put back what somebody removed
+//!  up ──► add ──► announce, often at first, for 40 s ──► look every second: put back what somebody removed
 //!  down ─► remove; again until it is gone
 //! ```
 
@@ -17,12 +17,19 @@ use tokio::sync::oneshot;
 
 use crate::config::{SlotAddress, SlotTable};
 
-/// When a new owner announces its addresses, after it has them.
-const ANNOUNCE: [Duration; 4] = [
+/// When a new owner announces its addresses, after it has them. The last ones are for a network that was split: who asked
+/// for the address while the old owner still answered, at most some ten seconds, would go on sending there until it
+/// looks again, which takes a Linux host half a minute.
+const ANNOUNCE: [Duration; 9] = [
     Duration::ZERO,
     Duration::from_millis(200),
     Duration::from_millis(600),
     Duration::from_millis(1_200),
+    Duration::from_millis(2_500),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(20),
+    Duration::from_secs(40),
 ];
 /// Between two looks at what the interfaces have.
 const LOOK: Duration = Duration::from_secs(1);
