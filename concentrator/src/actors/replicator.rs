@@ -145,7 +145,7 @@ async fn pump(node: Arc<Node>, slot: Arc<Slot>) {
         let least = if under_way.is_empty() {
             1
         } else {
-            most.min(GROUP_MAX)
+            most.clamp(1, GROUP_MAX)
         };
         let room = under_way.len() < abreast && !is_closed;
         let ready = async {
