@@ -36,7 +36,7 @@ const STEPS: usize = 16;
 const PACE: f64 = 0.9;
 /// How long a queue may go on draining after a flow.
 const DRAIN: Duration = Duration::from_secs(20);
-/// Users that log in during each measurement.
+/// Users that log in during each measurement, those of the peak too: a login takes a good part of a small share of a core.
 const LOGINS: u32 = 5;
 
 /// A measurement at one offered rate, in datagrams a second of both tenants.
@@ -80,7 +80,7 @@ pub(super) fn run(effort: &Effort, size: u32, share: u32) -> Result<Section> {
         let mut best = world.find_peak()?;
         let unit = best;
         for (factor, list) in FACTORS.iter().zip(&mut samples) {
-            let sample = world.measure(unit * factor, unit * OTHER, true)?;
+            let sample = world.measure(unit * factor, unit * OTHER)?;
             world.settle()?;
             eprintln!(
                 "run {round}: offered {:>8.0}/s, through {:>8.0}/s; other tenant {:.0} %; {} of {LOGINS} logins, {:.0} ms; \
@@ -247,7 +247,7 @@ impl World {
         let (mut rate, growth) = SEARCH;
         let (mut best, mut misses) = (0.0_f64, 0);
         for _ in 0..STEPS {
-            let sample = self.measure(rate, 100.0, false)?;
+            let sample = self.measure(rate, rate * OTHER)?;
             self.settle()?;
             best = best.max(sample.goodput);
             // Once may be somebody else's work on this machine.
@@ -295,7 +295,7 @@ impl World {
         )
     }
 
-    fn measure(&self, rate: f64, other: f64, with_logins: bool) -> Result<Sample> {
+    fn measure(&self, rate: f64, other: f64) -> Result<Sample> {
         let gateway = self.path.gateway();
         let (first, second) = (self.path.client(0)?, self.path.client(1)?);
         let world = &self.path.ours()?.world;
@@ -314,7 +314,7 @@ impl World {
         };
         let (start, before) = (Instant::now(), count()?);
         let (cpu, ticks) = (cpu_time(self.process)?, interrupt_ticks()?);
-        let logins = with_logins.then(|| self.log_in()).transpose()?;
+        let logins = self.log_in()?;
         sleep_until(start, self.seconds);
         let (time, after) = (start.elapsed().as_secs_f64(), count()?);
         let cpu = cpu_time(self.process)?.saturating_sub(cpu).as_secs_f64();
@@ -322,10 +322,7 @@ impl World {
         for process in [&mut flood, &mut beside] {
             process.wait(Duration::from_secs(20))?;
         }
-        let (logins, login_ms) = match logins {
-            Some(process) => finish_logins(process)?,
-            None => (0, f64::NAN),
-        };
+        let (logins, login_ms) = finish_logins(logins)?;
         let [offered, beside, through, share] = [0, 1, 2, 3].map(|i: usize| {
             let at = |counts: &[f64; 4]| counts.get(i).copied().unwrap_or(f64::NAN);
             at(&after) - at(&before)
