@@ -1,6 +1,7 @@
 //! What the cluster costs: writes to etcd for each login, each rekey and each idle hour of a user, and the rate of logins
 //! beside that of a single node with its embedded store, in the same run on the same machine.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -54,6 +55,46 @@ impl fmt::Display for Writes {
     }
 }
 
+/// What a node has written, by what it is for: transactions and keys.
+#[derive(Debug, Clone, Default)]
+pub struct Kinds(BTreeMap<String, (f64, f64)>);
+
+impl Kinds {
+    fn of(scene: &Scene) -> Result<Self> {
+        let mut kinds = BTreeMap::<_, (f64, f64)>::new();
+        for (kind, value) in node::by_kind(&scene.world, 0, "vpn_store_transactions_total")? {
+            kinds.entry(kind).or_default().0 = value;
+        }
+        for (kind, value) in node::by_kind(&scene.world, 0, "vpn_store_keys_total")? {
+            kinds.entry(kind).or_default().1 = value;
+        }
+        anyhow::ensure!(!kinds.is_empty(), "the node counts no writes");
+        Ok(Self(kinds))
+    }
+
+    /// What came on top of `before`, for each of `count`; what is written whether or not anything happens is left out.
+    fn since(mut self, before: &Self, count: f64) -> Self {
+        for (kind, (transactions, keys)) in &mut self.0 {
+            let then = before.0.get(kind).copied().unwrap_or_default();
+            *transactions = (*transactions - then.0) / count;
+            *keys = (*keys - then.1) / count;
+        }
+        self.0
+            .retain(|kind, (_, keys)| *keys >= 0.01 && kind != "keep_alive");
+        self
+    }
+}
+
+impl fmt::Display for Kinds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = self
+            .0
+            .iter()
+            .map(|(kind, (transactions, keys))| format!("{kind} {transactions:.2} ({keys:.2} keys)"));
+        f.write_str(&parts.collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// The figures.
 #[derive(Debug, Clone, Default)]
 pub struct Costs {
@@ -67,6 +108,10 @@ pub struct Costs {
     pub child_rekey: Writes,
     /// A rekey of an IKE SA, with the audit record of the order for it.
     pub ike_rekey: Writes,
+    /// What the writes of a rekey of a child SA are for, as the node counts them.
+    pub child_rekey_kinds: Kinds,
+    /// The same of an IKE SA.
+    pub ike_rekey_kinds: Kinds,
     /// An hour of a user who is logged in and passes nothing but liveness.
     pub idle_user_hour: Writes,
     /// A second of a user's traffic, 20 packets each way.
@@ -108,7 +153,17 @@ impl Costs {
         writeln!(f, "  a second of a cluster without users  {}", self.idle_second)?;
         writeln!(f, "  a login                              {}", self.login)?;
         writeln!(f, "  a rekey of a child SA                {}", self.child_rekey)?;
+        writeln!(
+            f,
+            "    for                                {}",
+            self.child_rekey_kinds
+        )?;
         writeln!(f, "  a rekey of an IKE SA                 {}", self.ike_rekey)?;
+        writeln!(
+            f,
+            "    for                                {}",
+            self.ike_rekey_kinds
+        )?;
         writeln!(
             f,
             "  an hour of an idle user              {}",
@@ -231,7 +286,7 @@ pub fn writes(users: u32, seconds: u64) -> Result<Costs> {
     let mut rekeys = Vec::new();
     for how in [None, Some("--ike")] {
         let list = sessions(daemon)?;
-        let before = Writes::of(&scene)?;
+        let (before, kinds) = (Writes::of(&scene)?, Kinds::of(&scene)?);
         let begin = std::time::Instant::now();
         for session in &list {
             let mut command = vec!["rekey", session["id"].as_str().context("an id")?];
@@ -239,7 +294,8 @@ pub fn writes(users: u32, seconds: u64) -> Result<Costs> {
             daemon.vpnctl(&command)?;
         }
         std::thread::sleep(Duration::from_secs(3));
-        rekeys.push(Writes::of(&scene)?.since(before, idle_second, begin.elapsed().as_secs_f64(), count));
+        let writes = Writes::of(&scene)?.since(before, idle_second, begin.elapsed().as_secs_f64(), count);
+        rekeys.push((writes, Kinds::of(&scene)?.since(&kinds, count)));
     }
     // While its users are there to answer: a session whose peer is gone ends by its retransmissions alone.
     daemon.vpnctl(&["disconnect", "--all", "--tenant", "acme"])?;
@@ -253,12 +309,16 @@ pub fn writes(users: u32, seconds: u64) -> Result<Costs> {
     std::thread::sleep(span);
     let busy_user_second = Writes::of(&scene)?.since(before, idle_second, length, count * length);
     let mut rekeys = rekeys.into_iter();
+    let (child_rekey, child_rekey_kinds) = rekeys.next().unwrap_or_default();
+    let (ike_rekey, ike_rekey_kinds) = rekeys.next().unwrap_or_default();
     Ok(Costs {
         users,
         idle_second,
         login,
-        child_rekey: rekeys.next().unwrap_or_default(),
-        ike_rekey: rekeys.next().unwrap_or_default(),
+        child_rekey,
+        child_rekey_kinds,
+        ike_rekey,
+        ike_rekey_kinds,
         idle_user_hour,
         busy_user_second,
         rates: Vec::new(),

@@ -1,5 +1,6 @@
 //! The configuration of a node, and what is asked of it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -145,14 +146,30 @@ pub fn sessions(daemon: &Daemon) -> Result<Vec<serde_json::Value>> {
     Ok(list.with_context(|| format!("no list in {answer}"))?.clone())
 }
 
-/// The value of a metric of a node, summed over its labels; 0 where it is not there.
-pub fn metric(world: &World, index: usize, name: &str) -> Result<f64> {
+/// All metrics of a node, as text.
+fn metrics(world: &World, index: usize) -> Result<String> {
     let host = world.nodes.get(index).context("no such node")?;
-    let text = host.run(&[
+    host.run(&[
         "/usr/bin/python3",
         "-c",
         "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9464/metrics', timeout=3).read().decode())",
-    ])?;
+    ])
+}
+
+/// The values of a counter of a node by its label `kind`.
+pub fn by_kind(world: &World, index: usize, name: &str) -> Result<BTreeMap<String, f64>> {
+    let text = metrics(world, index)?;
+    let values = text.lines().filter_map(|line| {
+        let labels = line.strip_prefix(name)?.strip_prefix('{')?;
+        let kind = labels.split_once("kind=\"")?.1.split_once('"')?.0;
+        Some((kind.to_owned(), line.rsplit(' ').next()?.parse().ok()?))
+    });
+    Ok(values.collect())
+}
+
+/// The value of a metric of a node, summed over its labels; 0 where it is not there.
+pub fn metric(world: &World, index: usize, name: &str) -> Result<f64> {
+    let text = metrics(world, index)?;
     Ok(text
         .lines()
         .filter(|l| {
