@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use store::etcd::EtcdSettings;
-use store::{Etcd, Expect, Store, StoreError, Txn, WatchStream};
+use store::{Etcd, Expect, Op, Store, StoreError, Txn, WatchStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -280,11 +280,29 @@ fn writes_happen_once_although_answers_are_lost() {
         }
         writers.more(50).await;
         let (counts, _) = writers.stop().await;
-        let recovered = store.counters().recovered;
+        let mut recovered = store.counters().recovered;
         assert!(recovered > 0, "the test lost no answer: {:?}", store.counters());
         all_once(&cluster, 0, &mut watch, &counts).await;
 
-        // Outcomes are recovered as well: of comparisons that held, and of such that did not.
+        // So do those that are sent as one, all or none.
+        proxy.set(Mode::NoAnswers);
+        let calls = ["a", "b", "c"].map(|name| {
+            let store = Arc::clone(&store);
+            let txn = Txn::new().when_value("gen", "7").put(format!("y/{name}"), "1");
+            tokio::spawn(async move { store.txn(txn).await.unwrap() })
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        proxy.set(Mode::Cut);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        proxy.set(Mode::Open);
+        for call in calls {
+            assert!(call.await.unwrap().committed);
+        }
+        let before = std::mem::replace(&mut recovered, store.counters().recovered);
+        assert!(recovered > before, "{:?}", store.counters());
+
+        // Outcomes are recovered as well: of comparisons that held, and of such that did not. Each has something to do
+        // otherwise, so that it is a part of its own whoever it is sent with.
         proxy.set(Mode::NoAnswers);
         let texts = [
             (
@@ -312,7 +330,10 @@ fn writes_happen_once_although_answers_are_lost() {
         ];
         let calls = texts.map(|(name, txn)| {
             let store = Arc::clone(&store);
-            tokio::spawn(async move { (name, store.txn(txn).await.unwrap()) })
+            let nothing = Op::Delete {
+                key: format!("z/{name}"),
+            };
+            tokio::spawn(async move { (name, store.txn(txn.or_else(nothing)).await.unwrap()) })
         });
         tokio::time::sleep(Duration::from_millis(100)).await;
         proxy.set(Mode::Cut);
