@@ -1,9 +1,13 @@
 //! The owner of every socket and TUN queue. Workers borrow; when one dies, what it used is still open and in place, so
 //! its successor gets the same: reopening one socket of a SO_REUSEPORT group would reorder the others.
 
+mod open;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,16 +29,12 @@ use crate::routes::Owners;
 use crate::shard::DomainFacts;
 use crate::sys::icmp::{IcmpSocket, LinkProbe};
 use crate::sys::netlink::{self, Netlink};
-use crate::sys::socket::{self, EspSocket};
 use crate::sys::xdp::Interface;
-use crate::sys::{bpf, interfaces, netns, tun};
+use crate::sys::{netns, tun};
 use crate::worker::{self, Control, DomainQueue, Running, WorkerHandle, WorkerPorts};
 
 /// How long workers may take to let go of a routing domain.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Room for IKE messages that wait (octets): some thousand, as when all clients of a node speak at once. The kernel's own
-/// choice has room for less than three hundred.
-const IKE_BUFFER: usize = 2 << 20;
 
 /// Why the data plane cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -160,7 +160,7 @@ impl Holder {
         let (mut errors, mut link_probe) = (Ok(Vec::new()), None);
         // What failed inside is wanted whole, not as an io::Error.
         netns::within(name.as_deref(), || {
-            let all = open_sockets(&config);
+            let all = open::sockets(&config);
             if let Ok((ike, ..)) = &all {
                 let local: Vec<SocketAddr> = ike.iter().filter(|s| s.nat).map(|s| s.local).collect();
                 opened = fast::open(&config, &local);
@@ -509,209 +509,5 @@ impl Attached {
             facts: self.facts.clone(),
             queue: Arc::clone(queue),
         })
-    }
-}
-
-/// The addresses to listen on, the unspecified ones replaced by those of the interfaces.
-fn expand(listen: &[IpAddr]) -> io::Result<Vec<IpAddr>> {
-    let mut addresses = Vec::new();
-    for address in listen {
-        let wanted = if address.is_unspecified() {
-            let mut all = interfaces::interface_addresses()?;
-            all.retain(|a| a.is_ipv4() == address.is_ipv4());
-            all
-        } else {
-            vec![*address]
-        };
-        for address in wanted {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-    }
-    Ok(addresses)
-}
-
-/// Everything that is opened at the start.
-type Sockets = (Vec<IkeSocket>, Vec<WorkerPorts>, Vec<ForwardPort>);
-
-fn open_sockets(config: &Config) -> Result<Sockets, OpenError> {
-    let listen = expand(&config.listen)?;
-    if listen.is_empty() {
-        return Err(OpenError::Config("no address to listen on"));
-    }
-    let mut ike = Vec::new();
-    let mut ports: Vec<WorkerPorts> = (0..config.workers).map(|_| WorkerPorts::default()).collect();
-    let steering = bpf::steering_program(config.workers);
-    for ip in listen {
-        let at = |port| SocketAddr::new(ip, port);
-        let failed = |what, address| {
-            move |source| OpenError::Socket {
-                what,
-                address,
-                source,
-            }
-        };
-
-        let plain = at(config.ike_port);
-        let opened = socket::open_udp(plain, false).map_err(failed("IKE socket", plain))?;
-        socket::set_buffers(&opened, IKE_BUFFER);
-        let local = socket::bound(&opened, plain).map_err(failed("IKE socket", plain))?;
-        ike.push(IkeSocket {
-            socket: socket::into_std(opened),
-            local,
-            nat: false,
-        });
-
-        // Member 0 of the group is IKE's, the others follow in the order of the workers.
-        let nat = at(config.nat_port);
-        let opened = socket::open_udp(nat, true).map_err(failed("NAT traversal socket", nat))?;
-        socket::set_buffers(&opened, IKE_BUFFER);
-        let local = socket::bound(&opened, nat).map_err(failed("NAT traversal socket", nat))?;
-        bpf::attach_steering(&opened, &steering).map_err(failed("steering program", local))?;
-        ike.push(IkeSocket {
-            socket: socket::into_std(opened),
-            local,
-            nat: true,
-        });
-        for worker in &mut ports {
-            let esp = EspSocket::udp(local, config.socket_buffer).map_err(failed("ESP socket", local))?;
-            worker.push(esp);
-        }
-        if config.raw_esp {
-            for (index, worker) in (0..).zip(&mut ports) {
-                let esp = EspSocket::raw(ip, index, config.workers, config.socket_buffer);
-                worker.push(esp.map_err(failed("raw ESP socket", at(0)))?);
-            }
-        }
-    }
-    let forwards = match &config.forward {
-        None => Vec::new(),
-        Some(forward) => {
-            ForwardPort::open_all(forward, config.workers, config.socket_buffer).map_err(|source| {
-                OpenError::Socket {
-                    what: "socket for forwarded packets",
-                    address: forward.listen,
-                    source,
-                }
-            })?
-        }
-    };
-    Ok((ike, ports, forwards))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    fn holder(workers: u8) -> Holder {
-        Holder::open(Config {
-            listen: vec![[127, 0, 0, 1].into()],
-            ike_port: 0,
-            nat_port: 0,
-            workers,
-            raw_esp: false,
-            ..Config::default()
-        })
-        .unwrap()
-    }
-
-    #[test]
-    fn many_commands_at_once_are_all_obeyed() {
-        let holder = holder(1);
-        let worker = holder.start_worker(0, Box::new(|_| {})).unwrap();
-        let (hold, held) = channel::<()>();
-        let (answer, answered) = channel();
-        worker
-            .send(WorkerCommand::ReadStats(Box::new(move |_| {
-                held.recv().unwrap_or_default()
-            })))
-            .unwrap();
-        let ask = |answer: std::sync::mpsc::Sender<_>| {
-            worker.send(WorkerCommand::ReadCounters(Box::new(move |c| {
-                drop(answer.send(c))
-            })))
-        };
-        // Two may wait already: the one that is held, and nothing is known of when it was taken.
-        for spi_in in 0..worker::MAX_COMMANDS as u32 - 2 {
-            worker.send(WorkerCommand::Remove { spi_in }).unwrap();
-        }
-        ask(answer.clone()).unwrap();
-        let refused = (0..2).map(|_| ask(answer.clone())).find_map(Result::err);
-        assert_eq!(refused, Some(worker::SendError::Full));
-        drop(hold);
-        assert!(answered.recv_timeout(PATIENCE).is_ok());
-        ask(answer).unwrap();
-    }
-
-    #[test]
-    fn a_worker_runs_once_and_starts_again_from_the_news_of_its_death() {
-        let holder = Arc::new(holder(2));
-        assert!(matches!(
-            holder.start_worker(2, Box::new(|_| {})),
-            Err(StartError::Unknown(2))
-        ));
-        let (events, news) = channel();
-        let again = Arc::clone(&holder);
-        let on_event = move |event| {
-            if matches!(event, WorkerEvent::Died { worker: 1, .. }) {
-                events
-                    .send(again.start_worker(1, Box::new(|_| {})).is_ok())
-                    .unwrap_or_default();
-            }
-        };
-        let worker = holder.start_worker(1, Box::new(on_event)).unwrap();
-        assert!(matches!(
-            holder.start_worker(1, Box::new(|_| {})),
-            Err(StartError::Running(1))
-        ));
-        worker.send(WorkerCommand::Panic).unwrap();
-        assert_eq!(news.recv_timeout(PATIENCE), Ok(true));
-        holder.stop_worker(1);
-        holder.stop_worker(1);
-        assert!(holder.start_worker(1, Box::new(|_| {})).is_ok());
-    }
-
-    #[test]
-    fn sockets_are_given_for_every_address_and_nonsense_is_refused() {
-        let local: Vec<bool> = holder(1).ike_sockets().unwrap().iter().map(|s| s.nat).collect();
-        assert_eq!(local, [false, true]);
-        for workers in [0, 9] {
-            assert!(matches!(
-                Holder::open(Config {
-                    workers,
-                    ..Config::default()
-                }),
-                Err(OpenError::Config(_))
-            ));
-        }
-        assert!(matches!(
-            Holder::open(Config::default()),
-            Err(OpenError::Config(_))
-        ));
-        let netns = Some("../nonsense".into());
-        assert!(matches!(
-            Holder::open(Config {
-                netns,
-                ..Config::default()
-            }),
-            Err(OpenError::System(_))
-        ));
-        let every = Config {
-            listen: vec![[0; 4].into()],
-            ike_port: 0,
-            nat_port: 0,
-            raw_esp: false,
-            ..Config::default()
-        };
-        let holder = Holder::open(every).unwrap();
-        assert!(
-            holder
-                .ike_sockets()
-                .unwrap()
-                .iter()
-                .all(|s| !s.local.ip().is_unspecified())
-        );
     }
 }
