@@ -1,5 +1,7 @@
 //! [`PacketIo`] by system calls: the sockets and TUN queues of one worker, and the epoll set that watches them.
 
+mod fast;
+
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,8 +12,7 @@ use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::fair::drr::{self, Drr};
-use crate::fast::frame::Around;
-use crate::fast::{FastCounters, FastPath, Lent, Sent};
+use crate::fast::{FastPath, Lent};
 use crate::forward::{Envelope, Kind};
 use crate::forward_io::{Parcelled, Taken};
 use crate::handover::{Batch, Parcel};
@@ -36,8 +37,6 @@ const FORWARD: usize = u16::MAX as usize;
 /// Of the first port of AF_XDP, behind those of the sockets, and of the news of routes.
 const FAST: usize = 1 << 16;
 const ROUTES: u64 = (1 << 32) - 1;
-/// How often losses of AF_XDP are asked for.
-const LOSSES_EVERY: Duration = Duration::from_secs(1);
 /// Of the first socket for ICMP errors, before that one.
 const ERRORS: usize = FORWARD - 2;
 
@@ -169,64 +168,6 @@ impl<'e> KernelIo<'e> {
             }
         }
         Ok(())
-    }
-
-    /// The worker's turn is over: sends what AF_XDP has in line and gives back what it has read. Tells what it did.
-    pub(crate) fn end_turn(&mut self) -> FastCounters {
-        self.flush_fast();
-        let Some(fast) = self.seat.fast.as_mut().and_then(Lent::path) else {
-            return FastCounters::default();
-        };
-        fast.settle();
-        if self.now >= self.losses_at {
-            self.losses_at = self.now + LOSSES_EVERY;
-            fast.count_losses();
-        }
-        fast.take_counters()
-    }
-
-    /// Sends what AF_XDP has in line, if packets may still be carried.
-    fn flush_fast(&mut self) {
-        let may_carry = self.seat.may_carry();
-        if let Some(fast) = self
-            .seat
-            .fast
-            .as_mut()
-            .and_then(Lent::path)
-            .filter(|fast| fast.has_line())
-        {
-            fast.flush(may_carry);
-        }
-    }
-
-    /// Sends by AF_XDP; `None` if the socket is to do it.
-    fn transmit_fast(
-        &mut self,
-        port: PortId,
-        data: &[u8],
-        segment: usize,
-        to: SocketAddr,
-        outer: Outer,
-    ) -> Option<Result<(), Refused>> {
-        let now = self.now;
-        let (from, encap) = self.describe(port)?;
-        let fast = self.seat.fast.as_mut().and_then(Lent::path)?;
-        let around = Around {
-            from,
-            to,
-            encap,
-            tos: outer.traffic_class,
-            dont_fragment: outer.dont_fragment,
-        };
-        match fast.send(&around, data, segment, now) {
-            Sent::Yes => Some(Ok(())),
-            Sent::Full => Some(Err(Refused::Full)),
-            Sent::No => {
-                // What is in line was sent before.
-                self.flush_fast();
-                None
-            }
-        }
     }
 
     /// Commands and packets of other workers, up to a bound.
