@@ -413,8 +413,10 @@ impl Core {
                 self.backoff(slot, true);
                 self.counters.claims_won += 1;
                 self.note_moves(slot);
-                // Past the deadline it is not taken: the view says that it is ours, which is looked at again.
-                if self.may_forward() && self.is_idle(slot) {
+                // Past the deadline it is not taken: the view says that it is ours, which is looked at again. Nor is what was
+                // taken when the view said so, and put down again before this answer came: its generation is spent.
+                let floor = self.slots.get(&slot).map_or(0, |local| local.floor);
+                if generation > floor && self.may_forward() && self.is_idle(slot) {
                     self.take(slot, generation, epoch, keep, false);
                 } else {
                     self.see_generation(slot, generation);

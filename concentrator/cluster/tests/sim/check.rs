@@ -33,6 +33,8 @@ pub struct Checker {
     ivs: HashSet<(u64, u16, u64)>,
     /// (slot, generation) → who served it.
     served: HashMap<(u8, u64), String>,
+    /// (process, slot) → highest generation that it has put down.
+    dropped: HashMap<(String, u8), u64>,
     /// Highest generation that was ever committed, over all restores.
     committed: BTreeMap<u8, u64>,
     /// (client, (store, session), message ID) → answer. What a restored store has forgotten is answered anew.
@@ -69,6 +71,19 @@ impl Checker {
                 format!("S3: {first} and {process} both held slot {slot} with generation {generation}"),
             );
         }
+        let dropped = self.dropped.get(&(process.to_owned(), slot)).copied();
+        if dropped >= Some(generation) {
+            self.fail(
+                now,
+                format!("order: {process} serves slot {slot} with generation {generation} after it has put down {dropped:?}"),
+            );
+        }
+    }
+
+    /// The shell never serves this generation again: its addresses do not come up for it.
+    pub fn dropped(&mut self, process: &str, slot: u8, generation: u64) {
+        let highest = self.dropped.entry((process.to_owned(), slot)).or_default();
+        *highest = (*highest).max(generation);
     }
 
     /// S3: generations rise, over restores too.

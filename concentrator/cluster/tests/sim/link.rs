@@ -104,18 +104,22 @@ impl World {
                 };
                 if given_up {
                     self.requests.remove(&id);
-                } else if !lost {
+                } else if !lost || self.random.percent(50) {
                     self.requests.remove(&id);
-                    self.after(
-                        after,
-                        What::TxnDone {
-                            node,
-                            life,
-                            from,
-                            txn,
-                            outcome,
-                        },
-                    );
+                    let done = What::TxnDone {
+                        node,
+                        life,
+                        from,
+                        txn,
+                        outcome,
+                    };
+                    if lost {
+                        let (identity, done) = (self.etcd.identity, Box::new(done));
+                        let late = self.random.ms(50.0, 1_900.0);
+                        self.after(late, What::FoundOut { node, identity, done });
+                    } else {
+                        self.after(after, done);
+                    }
                 }
             }
             Request::Grant { sent } => {

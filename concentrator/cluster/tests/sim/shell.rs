@@ -237,6 +237,8 @@ impl World {
                 format!("order: {name} drops slot {slot} generation {generation}, not served"),
             );
         }
+        let process = self.process(node);
+        self.checker.dropped(&process, slot, generation);
         self.nodes[node].slots.remove(&slot);
         self.addresses
             .entry(slot)

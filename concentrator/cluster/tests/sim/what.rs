@@ -66,6 +66,12 @@ pub enum What {
         txn: Txn,
         outcome: Result<TxnOutcome, StoreError>,
     },
+    /// A later try finds out what a lost answer said, if the store is still the same.
+    FoundOut {
+        node: usize,
+        identity: u64,
+        done: Box<What>,
+    },
     Listed {
         node: usize,
         life: u32,

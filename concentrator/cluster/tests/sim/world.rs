@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cluster::{Broken, Core, Input, Output, Settings};
 use crypto::Secret;
-use store::LeaseId;
+use store::{LeaseId, StoreError};
 
 use crate::check::{Checker, Report};
 use crate::client::Client;
@@ -297,6 +297,20 @@ impl World {
                     }
                 }
             }
+            What::FoundOut {
+                node,
+                identity,
+                mut done,
+            } => {
+                if let What::TxnDone { outcome, .. } = done.as_mut()
+                    && identity != self.etcd.identity
+                {
+                    let reason = "the store is another one".to_owned();
+                    *outcome = Err(StoreError::WentBack { reason });
+                }
+                debug_assert_eq!(Self::of_node(&done), Some(node));
+                self.after(Duration::ZERO, *done);
+            }
             What::Listed {
                 node,
                 life,
@@ -342,6 +356,7 @@ impl World {
             | What::Input { node, .. }
             | What::Follow { node, .. }
             | What::TxnDone { node, .. }
+            | What::FoundOut { node, .. }
             | What::Listed { node, .. }
             | What::Up { node, .. } => Some(*node),
             _ => None,
