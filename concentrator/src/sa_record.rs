@@ -9,6 +9,7 @@
 //! Ceilings and checkpoints have names of their own, because each has its own writer and changes much more often. All
 //! names begin with the prefix of the slot.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use ike::{ChildSa, Snapshot};
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::ceiling::Ceiling;
 use crate::records::{Change, Full, Priority, Waiter};
 use crate::seal::SealError;
-use crate::session::{Born, Facts, Session, Standing, millis_since_1970};
+use crate::session::{Born, Child, Facts, Session, Standing, millis_since_1970};
 use crate::slot::Slot;
 
 /// What the names of SA records begin with.
@@ -210,8 +211,12 @@ pub fn put_ceiling(slot: &Slot, spi_in: u32, ceiling: Ceiling, waiter: Option<Wa
         .submit(ceiling_name(slot, spi_in), change, Priority::Rekey, waiter)
 }
 
-/// Removes what the store holds of a child beside its session's record.
-pub fn forget_child(slot: &Slot, spi_in: u32) {
+/// Removes what the store holds of a child beside its session's record, if there can be anything: a deletion of what was
+/// never written costs the members as much as any other. `None` of a child that is not known.
+pub fn forget_child(slot: &Slot, spi_in: u32, child: Option<&Child>) {
+    if child.is_some_and(|child| !child.has_ceiling.load(Ordering::Acquire)) {
+        return;
+    }
     // Deletions are always taken.
     let _ = slot
         .records

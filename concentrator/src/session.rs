@@ -193,6 +193,8 @@ pub struct Child {
     pub given: AtomicU32,
     /// Outbound sequence numbers up to this one are reserved.
     pub ceiling: AtomicU64,
+    /// Whether the store may hold a ceiling of it: most children end within what their session's record reserves.
+    pub has_ceiling: AtomicBool,
     outer: Mutex<Outer>,
     /// What the worker has learned of the way: the MTU in its upper half, the largest inner packet in its lower; 0: nothing.
     pub path: AtomicU32,
@@ -251,6 +253,8 @@ impl Child {
             counted: AtomicBool::new(false),
             given: AtomicU32::new(0),
             ceiling: AtomicU64::new(numbers.map_or(0, |numbers| numbers.last)),
+            // An owner before may have written one.
+            has_ceiling: AtomicBool::new(restored.is_some()),
             outer: Mutex::new(outer),
             path: AtomicU32::new(0),
         })

@@ -189,6 +189,8 @@ impl ChildSaActor {
             generation: self.slot.generation(),
             block: self.node.config.limits.sequence_block,
         };
+        // Before it is queued, so that whoever removes the child never overlooks it.
+        self.child.has_ceiling.store(true, Ordering::Release);
         sa_record::put_ceiling(&self.slot, self.child.sa.spi_in, ceiling, waiter)
     }
 

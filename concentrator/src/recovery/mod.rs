@@ -210,7 +210,7 @@ pub fn abandon(node: &Arc<Node>, id: u64, reason: &str) {
             addr.do_send(Retire);
         }
         if let Some(slot) = &slot {
-            sa_record::forget_child(slot, child.sa.spi_in);
+            sa_record::forget_child(slot, child.sa.spi_in, Some(&child));
             slot.spis().release_esp(child.sa.spi_in);
         }
     }

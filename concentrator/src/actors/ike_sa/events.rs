@@ -254,14 +254,15 @@ impl IkeSaActor {
     }
 
     fn child_down(&mut self, spi_in: u32) {
-        if let Some(session) = self.session() {
-            session.remove(spi_in);
+        let child = self.session().and_then(|session| {
+            let child = session.remove(spi_in);
             self.node.sessions.changed(session);
-        }
+            child
+        });
         if let Some(addr) = self.children.remove(&spi_in) {
             addr.do_send(Retire);
         }
-        sa_record::forget_child(&self.slot, spi_in);
+        sa_record::forget_child(&self.slot, spi_in, child.as_deref());
     }
 
     fn rekeyed(&self, kind: &'static str, begun: (SystemTime, Instant)) {
@@ -295,7 +296,8 @@ impl IkeSaActor {
         self.closed = true;
         for (spi_in, addr) in std::mem::take(&mut self.children) {
             addr.do_send(Retire);
-            sa_record::forget_child(&self.slot, spi_in);
+            let child = self.session().and_then(|session| session.child(spi_in));
+            sa_record::forget_child(&self.slot, spi_in, child.as_deref());
             self.slot.spis().release_esp(spi_in);
         }
         match std::mem::replace(&mut self.stage, Stage::Ended) {

@@ -14,7 +14,7 @@ use super::world::{LOAD, Plan, World, service_address};
 use crate::Result;
 use crate::daemon::{Daemon, program};
 use crate::net::Folder;
-use crate::process::{Process, wait_for};
+use crate::process::{Process, run, wait_for};
 
 /// Waves of logins that a daemon is given.
 const WAVES: u32 = 3;
@@ -116,8 +116,38 @@ pub struct Costs {
     pub idle_user_hour: Writes,
     /// A second of a user's traffic, 20 packets each way.
     pub busy_user_second: Writes,
-    /// Logins with the embedded store, and with etcd.
-    pub rates: Vec<(Rate, Rate)>,
+    /// Logins with the embedded store, and with etcd, by where they run.
+    pub rates: Vec<(Placement, Rate, Rate)>,
+}
+
+/// What runs where while logins are timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// The node, all members and all users on all processors.
+    Together,
+    /// The node on the first processor alone; the members, which have machines of their own where they serve somebody, and the
+    /// users on the others.
+    Apart,
+}
+
+impl Placement {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Together, Self::Apart];
+
+    /// Numbers of the processors of the node, and of everything else; `None`: wherever there is room.
+    fn processors(self) -> Option<(String, String)> {
+        let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
+        (self == Self::Apart && last > 0).then(|| ("0".to_owned(), format!("1-{last}")))
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Together => "all on the same processors",
+            Self::Apart => "the node on a processor of its own",
+        })
+    }
 }
 
 /// How quickly users come in when all of them do at once, and what a login costs.
@@ -178,7 +208,7 @@ impl Costs {
     }
 
     /// The rate of logins with etcd over that with the embedded store, the medians of the rounds.
-    pub fn ratio(&self) -> f64 {
+    pub fn ratio(&self, placement: Placement) -> f64 {
         let median = |mut list: Vec<f64>| {
             list.sort_by(f64::total_cmp);
             list.get(list.len() / 2).copied().unwrap_or(f64::NAN)
@@ -186,7 +216,8 @@ impl Costs {
         let (embedded, etcd): (Vec<_>, Vec<_>) = self
             .rates
             .iter()
-            .map(|(embedded, etcd)| (embedded.per_second, etcd.per_second))
+            .filter(|(where_to, ..)| *where_to == placement)
+            .map(|(_, embedded, etcd)| (embedded.per_second, etcd.per_second))
             .unzip();
         median(etcd) / median(embedded)
     }
@@ -197,11 +228,18 @@ impl fmt::Display for Costs {
         if self.users > 0 {
             self.write_costs(f)?;
         }
-        for (embedded, etcd) in &self.rates {
-            writeln!(f, "logins, embedded store: {embedded}")?;
-            writeln!(f, "logins, etcd:           {etcd}")?;
+        for placement in Placement::ALL {
+            for (_, embedded, etcd) in self.rates.iter().filter(|(at, ..)| *at == placement) {
+                writeln!(f, "logins, {placement}, embedded store: {embedded}")?;
+                writeln!(f, "logins, {placement}, etcd:           {etcd}")?;
+            }
+            writeln!(
+                f,
+                "ratio of the medians, {placement}: {:.2}",
+                self.ratio(placement)
+            )?;
         }
-        write!(f, "ratio of the medians: {:.2}", self.ratio())
+        Ok(())
     }
 }
 
@@ -325,8 +363,18 @@ pub fn writes(users: u32, seconds: u64) -> Result<Costs> {
     })
 }
 
+/// Lets a process with all its threads run on some processors only.
+fn pin(process: u32, processors: &str) -> Result<()> {
+    run(&["taskset", "-apc", processors, &process.to_string()]).map(drop)
+}
+
 /// The logins of one node with the embedded store, then of one with three members of etcd.
-pub fn login_rates(users: u32) -> Result<(Rate, Rate)> {
+pub fn login_rates(users: u32, placement: Placement) -> Result<(Rate, Rate)> {
+    let processors = placement.processors();
+    let (ours, rest) = match &processors {
+        Some((own, rest)) => (Some(own.as_str()), Some(rest.as_str())),
+        None => (None, None),
+    };
     let folder = Folder::new("single")?;
     let plan = Plan {
         nodes: 1,
@@ -343,10 +391,13 @@ pub fn login_rates(users: u32) -> Result<(Rate, Rate)> {
         let text = node::single_configuration(&own);
         let mut daemon = Daemon::prepare(host, own, &text)?;
         daemon.launch()?;
+        if let Some(ours) = ours {
+            pin(daemon.id().context("no process")?, ours)?;
+        }
         daemon.apply("tenants.yaml", &Authority::new()?.resources()?)?;
         median(waves(users, |first| {
             let before = daemon.processor_time()?;
-            let per_second = rate(&world, &folder, users, first)?;
+            let per_second = rate(&world, &folder, users, first, rest)?;
             Ok(Rate {
                 per_second,
                 node_micros: micros(daemon.processor_time()?, before, users),
@@ -356,10 +407,16 @@ pub fn login_rates(users: u32) -> Result<(Rate, Rate)> {
     };
     let scene = Scene::start(&Plan { members: 3, ..plan }, &Options::default())?;
     let daemon = scene.nodes.first().context("a node")?;
+    if let (Some(ours), Some(rest)) = (ours, rest) {
+        pin(daemon.id().context("no process")?, ours)?;
+        for process in scene.etcd.processes() {
+            pin(process, rest)?;
+        }
+    }
     let etcd = median(waves(users, |first| {
         let writes = Writes::of(&scene)?;
         let before = (daemon.processor_time()?, scene.etcd.processor_time()?);
-        let per_second = rate(&scene.world, &scene.folder, users, first)?;
+        let per_second = rate(&scene.world, &scene.folder, users, first, rest)?;
         Ok(Rate {
             per_second,
             node_micros: micros(daemon.processor_time()?, before.0, users),
@@ -394,11 +451,12 @@ fn micros(now: Duration, before: Duration, users: u32) -> f64 {
 }
 
 /// Logins a second, all users at once.
-fn rate(world: &World, folder: &Folder, users: u32, first: u32) -> Result<f64> {
+fn rate(world: &World, folder: &Folder, users: u32, first: u32, processors: Option<&str>) -> Result<f64> {
     let program = program("loadtest")?.display().to_string();
     let report = folder.join("rate.json");
+    let pinned = processors.map_or_else(String::new, |list| format!("taskset -c {list} "));
     let script = format!(
-        "exec {program} connect --gateway {} --users {users} --first {first} --rate 0 --domain load.example --remote-id acme.vpn.example --psk '{}' \
+        "exec {pinned}{program} connect --gateway {} --users {users} --first {first} --rate 0 --domain load.example --remote-id acme.vpn.example --psk '{}' \
          --local {} --remote-ts 10.97.0.0/24 --output json >{}",
         service_address(0),
         secret("acme"),

@@ -153,6 +153,13 @@ impl Etcd {
         }
     }
 
+    /// The processes of the members that run.
+    pub fn processes(&self) -> impl Iterator<Item = u32> {
+        self.members
+            .iter()
+            .filter_map(|member| member.process.as_ref().map(Process::id))
+    }
+
     /// Time of the processor that the members that run have taken.
     pub fn processor_time(&self) -> Result<Duration> {
         self.members
