@@ -80,7 +80,7 @@ fn tenant(name: &str, pool: &str) -> String {
          ---\nkind: Credential\ntenant: {name}\nname: users\ntype: psk\nids: [ \"*@corp.example\", \"*@load.example\" ]\nsecret: \"{secret}\"\n\
          ---\nkind: Connection\ntenant: {name}\nname: psk\nlocal_id: {name}.vpn.example\nremote_ids: [ \"*@corp.example\", \"*@load.example\" ]\n\
          auth: psk\nike_proposals: [ aes256gcm16-prfsha384-ecp384, aes256gcm16-prfsha256-x25519 ]\nesp_proposals: [ aes256gcm16 ]\n\
-         local_ts: [ 10.97.0.0/24, \"fd97::/64\" ]\npools: {pools}\ndpd_secs: 20\n"
+         local_ts: [ 10.97.0.0/24, \"fd97::/64\" ]\npools: {pools}\ndpd_secs: 20\nper_resource_sas: auto\n"
     )
 }
 

@@ -18,6 +18,8 @@ pub struct Options {
     pub key_log: bool,
     /// Seconds in which a slot moves at most once.
     pub damping_secs: u32,
+    /// Threads of the data plane.
+    pub workers: u8,
     /// Whether slots are spread again when a node has come back.
     pub rebalance: bool,
     /// `refuse` or another policy for logins without a store.
@@ -35,6 +37,7 @@ impl Default for Options {
         Self {
             key_log: false,
             damping_secs: 10,
+            workers: 1,
             rebalance: true,
             logins_without_store: "refuse".to_owned(),
             otlp: false,
@@ -75,7 +78,7 @@ pub fn configuration(
         "node_name = \"{name}\"\nstate_directory = \"{state}\"\n\
          [api]\nsocket = \"{socket}\"\n\
          [log]\nfilter = \"info,concentrator=debug\"\nredact = false\n\
-         [threads]\nworkers = 1\n\
+         [threads]\nworkers = {workers}\n\
          [telemetry]\nprometheus_listen = \"127.0.0.1:9464\"\n{otlp}\
          [debug]\nfault_injection = true\n{key_log}\
          {tables}\
@@ -95,6 +98,7 @@ pub fn configuration(
         } else {
             String::new()
         },
+        workers = options.workers,
         tables = options.tables,
         endpoints = quoted(endpoints),
         key_file = key_file.display(),
