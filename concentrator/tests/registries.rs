@@ -25,7 +25,7 @@ use store::{Etcd, Expect, Store, Txn};
 use tenants::audit::Actor;
 use tenants::pool::PoolError;
 use tenants::proposal::SyntaxCheck;
-use tenants::{Mutation, Pool, Registry, SealError, Sealer, Share};
+use tenants::{Mutation, Pool, Registry, RegistryError, SealError, Sealer, Share};
 
 const INSIDE: &str = "CONCENTRATOR_TEST_INSIDE";
 const ENDPOINT: &str = "http://127.0.0.1:2379";
@@ -147,13 +147,13 @@ fn tenant(name: &str) -> Resource {
     })
 }
 
-fn pool(range: &str) -> Resource {
-    Resource::AddressPool(v1::AddressPool {
+fn pool_of(range: &str) -> v1::AddressPool {
+    v1::AddressPool {
         tenant: "acme".into(),
         name: "v4".into(),
         range: range.into(),
         ..Default::default()
-    })
+    }
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -219,6 +219,46 @@ fn what_one_node_configures_all_nodes_have() {
 }
 
 #[test]
+fn a_change_builds_on_what_any_node_has_changed_before() {
+    isolated("a_change_builds_on_what_any_node_has_changed_before", async {
+        let _etcd = Member::start();
+        let nodes = [Node::new().await, Node::new().await, Node::new().await];
+        // What one node has acknowledged the next one knows, without waiting for it.
+        for n in 0..10 {
+            let [one, two, three] = [0, 1, 2].map(|k| &nodes[(n + k) % 3]);
+            let name = format!("t{n}");
+            one.apply(vec![tenant(&name)]).await;
+            let inside = v1::AddressPool {
+                tenant: name.clone(),
+                ..pool_of("10.64.0.0/24")
+            };
+            two.apply(vec![Resource::AddressPool(inside)]).await;
+            let created = Mutation::Create(Box::new(tenant(&name)));
+            let actor = Actor::daemon("test");
+            let again = three.registry.change(&actor, vec![created], false).await;
+            assert!(matches!(again, Err(RegistryError::AlreadyExists(_))), "{again:?}");
+        }
+        // At the same time: nobody is turned away, and nothing is lost.
+        let nodes = nodes.map(Arc::new);
+        let mut tasks = Vec::new();
+        for (k, node) in nodes.iter().enumerate() {
+            let node = Arc::clone(node);
+            tasks.push(tokio::spawn(async move {
+                for n in 0..30 {
+                    node.apply(vec![tenant(&format!("same{k}x{n}"))]).await;
+                }
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        for node in &nodes {
+            until("all of it", || node.registry.tenants().len() == 100).await;
+        }
+    });
+}
+
+#[test]
 fn addresses_are_of_the_slot_and_never_given_twice() {
     isolated("addresses_are_of_the_slot_and_never_given_twice", async {
         let _etcd = Member::start();
@@ -227,7 +267,12 @@ fn addresses_are_of_the_slot_and_never_given_twice() {
             Arc::new(Node::new().await),
             Arc::new(Node::new().await),
         ];
-        nodes[0].apply(vec![tenant("acme"), pool("10.64.0.0/24")]).await;
+        nodes[0]
+            .apply(vec![
+                tenant("acme"),
+                Resource::AddressPool(pool_of("10.64.0.0/24")),
+            ])
+            .await;
         for node in &nodes {
             until("the pool", || node.registry.pool("acme", "v4").is_some()).await;
         }

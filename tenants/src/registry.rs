@@ -17,7 +17,7 @@ use crypto::Secret;
 use crypto::cert::TrustAnchors;
 use dashmap::DashMap;
 use store::{Store, StoreError};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 pub use change::{Action, Mutation, Outcome, RegistryError};
 pub use shares::PoolBlock;
@@ -55,6 +55,8 @@ pub struct Registry {
     writing: tokio::sync::Mutex<()>,
     /// One publication at a time.
     publishing: Mutex<()>,
+    /// A snapshot has been published.
+    installed: Notify,
     pools: DashMap<(String, String), Arc<Pool>>,
     /// With the nodes of a cluster.
     shared: bool,
@@ -105,6 +107,7 @@ impl Registry {
             proposals,
             writing: tokio::sync::Mutex::new(()),
             publishing: Mutex::new(()),
+            installed: Notify::new(),
             pools: DashMap::new(),
             shared,
             trail,

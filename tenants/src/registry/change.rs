@@ -1,11 +1,12 @@
 //! Changes of the configuration: checked as a whole, written in one transaction with their audit records.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use api::v1;
 use api::v1::resource::Resource;
 use store::{Expect, Limits, Op, StoreError, Txn};
+use tokio::time::Instant;
 
 use super::Registry;
 use crate::audit::Actor;
@@ -27,6 +28,11 @@ const MAX_CREDENTIALS: usize = 100_000;
 const MAX_MUTATIONS: usize = 1_000;
 /// How often a command is recorded again whose number another node took at the same time.
 const RECORD_TRIES: usize = 4;
+/// How long a change is planned anew because another node's came before it. Nobody queues for the fence: with a few
+/// nodes that change things in a loop one of them may well lose it ten times in a row.
+const CHANGE_WITHIN: Duration = Duration::from_secs(10);
+/// Pause of a change that was refused although no other is known to have come before it.
+const NOTHING_NEW: Duration = Duration::from_millis(20);
 
 /// One wanted change.
 #[derive(Clone, Debug)]
@@ -124,8 +130,8 @@ pub enum RegistryError {
         /// How many are allowed.
         limit: usize,
     },
-    /// Somebody else changed the configuration at the same time: try again.
-    #[error("the configuration was changed by somebody else at the same time; try again")]
+    /// Others change the configuration faster than this change can be planned anew: try again.
+    #[error("the configuration is being changed by others at the same time; try again")]
     Busy,
     /// The store's trouble.
     #[error(transparent)]
@@ -166,6 +172,9 @@ impl Registry {
     /// everything is written in one transaction with an audit record each. With `validate_only` nothing is
     /// written. Returns what came of each, in the order given.
     ///
+    /// A change builds on every change before it, at whichever node that was made: when another comes in between, it
+    /// is planned anew on top of it, so that a version, a name or a reference is judged by what is stored.
+    ///
     /// # Errors
     /// Why nothing was changed.
     pub async fn change(
@@ -180,8 +189,39 @@ impl Registry {
                 limit: MAX_MUTATIONS,
             });
         }
-        let _writing = self.writing.lock().await;
-        let snapshot = self.snapshot.load_full();
+        let (began, mut refused) = (Instant::now(), None);
+        loop {
+            match self.catch_up().await {
+                Ok(()) => {}
+                // What would come of a change can be said without the store.
+                Err(error) if validate_only => tracing::debug!(%error, "judged by what is known"),
+                Err(error) => return Err(error.into()),
+            }
+            if refused.is_some_and(|fence| fence == self.snapshot.load().fence) {
+                // A store that went back is read again meanwhile.
+                tokio::time::sleep(NOTHING_NEW).await;
+            }
+            // Not held while waiting: what reads the store again needs it.
+            let _writing = self.writing.lock().await;
+            let snapshot = self.snapshot.load_full();
+            match self
+                .try_change(&snapshot, actor, mutations.clone(), validate_only)
+                .await
+            {
+                Err(RegistryError::Busy) if began.elapsed() < CHANGE_WITHIN => refused = Some(snapshot.fence),
+                done => return done,
+            }
+        }
+    }
+
+    /// [`Registry::change`], once: [`RegistryError::Busy`] when another change came before it.
+    async fn try_change(
+        &self,
+        snapshot: &Snapshot,
+        actor: &Actor,
+        mutations: Vec<Mutation>,
+        validate_only: bool,
+    ) -> Result<Vec<Outcome>, RegistryError> {
         // As it is stored: whoever reads it back finds the same.
         let now = from_millis(to_millis(SystemTime::now()));
         let (mut states, mut planned) = (snapshot.states.clone(), Vec::new());
@@ -207,7 +247,7 @@ impl Registry {
                 .iter()
                 .any(|plan| plan.outcome.action != Action::Unchanged)
         {
-            self.write(&snapshot, actor, now, &mut planned).await?;
+            self.write(snapshot, actor, now, &mut planned).await?;
         }
         Ok(planned.into_iter().map(|plan| plan.outcome).collect())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::snapshot::{Snapshot, States, set};
 
 /// Time between tries to read the store again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a change waits for the changes before it.
+const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// The states, the revision that they hold at least, and the fence's.
 pub(super) async fn load(store: &dyn Store) -> Result<(States, Revision, Option<Revision>), StoreError> {
@@ -107,6 +110,30 @@ async fn reload_once(registry: &Registry) -> Result<WatchStream, StoreError> {
 }
 
 impl Registry {
+    /// Waits until the last stored change, whoever made it, is known here; at most [`CATCH_UP`], for the watch may be
+    /// interrupted.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) async fn catch_up(&self) -> Result<(), StoreError> {
+        let stored = self.store.get(FENCE).await?.map(|entry| entry.revision);
+        let known = async {
+            loop {
+                let mut installed = pin!(self.installed.notified());
+                // From here on no notification is missed.
+                installed.as_mut().enable();
+                if self.snapshot.load().fence >= stored {
+                    return;
+                }
+                installed.await;
+            }
+        };
+        if tokio::time::timeout(CATCH_UP, known).await.is_err() {
+            tracing::warn!("changes made by others are late");
+        }
+        Ok(())
+    }
+
     /// Takes one event in, unless it is known already.
     fn take_event(&self, event: WatchEvent) {
         let fence = (event.key == FENCE).then_some(event.revision);
@@ -210,6 +237,7 @@ impl Registry {
         let revision = snapshot.revision;
         self.update_pools(&snapshot);
         self.snapshot.store(Arc::new(snapshot));
+        self.installed.notify_waiters();
         if !ids.is_empty() {
             // No reader is no error.
             let _ = self.changes.send(Arc::new(ConfigChange { revision, ids }));
