@@ -85,6 +85,27 @@ pub struct Session {
     gone: Totals,
     ids: Mutex<Ids>,
     follows: AtomicBool,
+    /// Its actor panicked, and nobody makes the next one yet.
+    fallen: AtomicBool,
+}
+
+/// The task of making the next actor of a session whose actor panicked. There is one for each panic: unless it is
+/// [done](Fallen::done), somebody else can take it once this is dropped.
+pub struct Fallen(Option<Arc<Session>>);
+
+impl Fallen {
+    /// There is a next actor, which is reported by itself if it panics.
+    pub fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Fallen {
+    fn drop(&mut self) {
+        if let Some(session) = &self.0 {
+            session.fell();
+        }
+    }
 }
 
 /// Where the message IDs of an IKE SA are, and where its record says that they are.
@@ -342,6 +363,7 @@ impl Session {
             gone: Totals::default(),
             ids: Mutex::default(),
             follows: AtomicBool::new(false),
+            fallen: AtomicBool::new(false),
         })
     }
 
@@ -356,6 +378,18 @@ impl Session {
     pub fn expired(&self, now: SystemTime) -> bool {
         let lifetime = Duration::from_secs(self.facts.ike_lifetime_secs);
         !lifetime.is_zero() && lock(&self.standing).keyed + lifetime <= now
+    }
+
+    /// Its actor has panicked: a next one is wanted.
+    pub fn fell(&self) {
+        self.fallen.store(true, Ordering::Release);
+    }
+
+    /// Takes the task of making its next actor; `None`: it has one, or somebody is at it.
+    #[must_use]
+    pub fn raise(self: &Arc<Self>) -> Option<Fallen> {
+        let fallen = self.fallen.swap(false, Ordering::AcqRel);
+        fallen.then(|| Fallen(Some(Arc::clone(self))))
     }
 
     /// Whether its client can be sent to another gateway.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::eventually;
 use common::slots::{PORTS, SECOND, Shared, client, fence, provision, rekeys, stage};
-use concentrator::actors::Fault;
+use concentrator::actors::{Fault, Gone, Who};
 use concentrator::recovery;
 use concentrator::slot::{Standing, slot_of_session};
 
@@ -318,6 +318,12 @@ fn an_actor_that_is_made_again_raises_the_slots_generation() {
     let session = node.node.sessions.page(None, 1).remove(0);
     let before = session.addr.load_full().unwrap();
     before.do_send(Fault);
+    eventually("the panic", || !before.connected());
+    // A panic is noticed in several ways, all of which ask for a new actor.
+    for _ in 0..3 {
+        let who = Who::IkeSa(session.facts.id);
+        node.node.tell_tenant("acme", Gone { who, panicked: true });
+    }
     eventually("a new actor", || {
         session
             .addr
@@ -329,6 +335,11 @@ fn an_actor_that_is_made_again_raises_the_slots_generation() {
         (2, 2)
     );
     assert!(alice.alive(5 * SECOND) && rekeys(&mut alice, 5 * SECOND));
+    assert_eq!(
+        slot.generation(),
+        2,
+        "one actor, not one for each time that it was asked for"
+    );
     // Everything again under a later generation: after the store was put back.
     runtime.block_on(async {
         let generation = shared.claim(0).await;

@@ -11,6 +11,7 @@ use super::{Fault, Gone, IkeSaActor, Who, fail, panicked};
 use crate::budget::Budget;
 use crate::node::Node;
 use crate::recovery;
+use crate::session::Session;
 use crate::tenant::TenantShare;
 
 /// Restarts of one session within the window; beyond it the session is what is broken, and it ends.
@@ -50,7 +51,10 @@ impl TenantSupervisor {
         }
     }
 
-    fn revive(&mut self, id: u64, context: &mut Context<Self>) {
+    /// Makes a new actor of a session whose actor panicked. That is noticed in several ways, and done once.
+    fn revive(&mut self, session: &Arc<Session>, context: &mut Context<Self>) {
+        let Some(fallen) = session.raise() else { return };
+        let id = session.facts.id;
         let window = Duration::from_secs(self.node.config.limits.restart_window_secs.into());
         let now = Instant::now();
         let one = self
@@ -64,6 +68,7 @@ impl TenantSupervisor {
                 session = %format_args!("{id:016x}"),
                 "restart budget is spent, the session ends"
             );
+            fallen.done();
             recovery::abandon(&self.node, id, "its actor panicked too often");
             self.suspects.remove(&id);
             return;
@@ -81,6 +86,7 @@ impl TenantSupervisor {
                         return;
                     };
                     IkeSaActor::revive(&this.node, &slot, revived);
+                    fallen.done();
                     tracing::warn!(
                         tenant = this.share.name,
                         session = %format_args!("{id:016x}"),
@@ -102,11 +108,11 @@ impl Actor for TenantSupervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        // The successor of a supervisor that panicked: look for children that went unnoticed meanwhile.
+        // Whoever panics from here on tells this one.
+        self.share.supervisor.store(Some(Arc::new(context.address())));
+        // The first one, or the successor of one that panicked: look for children that went unnoticed meanwhile.
         for session in self.node.sessions.of_tenant(&self.share.name) {
-            if session.addr.load_full().is_some_and(|addr| !addr.connected()) {
-                self.revive(session.facts.id, context);
-            }
+            self.revive(&session, context);
         }
     }
 
@@ -124,14 +130,8 @@ impl Handler<Admit> for TenantSupervisor {
 
     fn handle(&mut self, admit: Admit, context: &mut Context<Self>) {
         // It may have panicked between being admitted and this message.
-        let gone = self
-            .node
-            .sessions
-            .get(admit.id)
-            .and_then(|session| session.addr.load_full())
-            .is_some_and(|addr| !addr.connected());
-        if gone {
-            self.revive(admit.id, context);
+        if let Some(session) = self.node.sessions.get(admit.id) {
+            self.revive(&session, context);
         }
     }
 }
@@ -141,10 +141,9 @@ impl Handler<Gone> for TenantSupervisor {
 
     fn handle(&mut self, gone: Gone, context: &mut Context<Self>) {
         let Who::IkeSa(id) = gone.who else { return };
-        if gone.panicked && self.node.sessions.get(id).is_some() {
-            self.revive(id, context);
-        } else {
-            self.suspects.remove(&id);
+        match self.node.sessions.get(id) {
+            Some(session) if gone.panicked => self.revive(&session, context),
+            _ => drop(self.suspects.remove(&id)),
         }
     }
 }

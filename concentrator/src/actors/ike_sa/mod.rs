@@ -341,6 +341,7 @@ impl Actor for IkeSaActor {
         };
         if let (Stage::Open { session, .. }, true) = (&self.stage, panicked) {
             // The successor enters the same SPIs; until then what arrives for them is lost, not misled.
+            session.fell();
             self.node.tell_tenant(&session.facts.tenant, gone);
             return;
         }
