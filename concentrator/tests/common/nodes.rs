@@ -6,7 +6,8 @@
 //!  etcd 10.98.0.254                ── cluster bridge 10.98.0.0/24 ── eth1 of a, b, c
 //! ```
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -64,6 +65,20 @@ fn run(command: &str) {
     let mut words = command.split(' ');
     let status = Command::new(words.next().unwrap()).args(words).status();
     assert!(status.unwrap().success(), "{command}");
+}
+
+/// Whether the member of etcd has elected itself and answers.
+fn etcd_answers() -> bool {
+    let ask = || -> std::io::Result<String> {
+        let etcd = SocketAddr::from(([10, 98, 0, 254], 2379));
+        let mut stream = TcpStream::connect_timeout(&etcd, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains(r#""health":"true""#))
 }
 
 /// The world.
@@ -153,8 +168,13 @@ impl World {
         std::fs::write(&path, format!("{digits}\n{old}")).unwrap();
     }
 
-    /// Ends etcd.
+    /// Ends etcd, once it has answered: killed while it makes its files it would never elect itself again.
     pub fn stop_etcd(&mut self) {
+        let until = Instant::now() + Duration::from_secs(30);
+        while !etcd_answers() {
+            assert!(Instant::now() < until, "etcd does not answer:\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let mut child = self.etcd.take().expect("it runs");
         child.kill().unwrap();
         child.wait().unwrap();
@@ -382,7 +402,7 @@ impl World {
     /// The ends of all logs.
     pub fn logs(&self) -> String {
         let mut text = String::new();
-        for name in NODES {
+        for name in NODES.iter().chain(&["etcd"]) {
             let path = self.folder.path().join(format!("{name}.log"));
             let log = std::fs::read_to_string(path).unwrap_or_default();
             let from = log.len().saturating_sub(12_000);
